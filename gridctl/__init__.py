@@ -1,0 +1,31 @@
+"""gridctl: the operator's side of a grid: the command line, and the SDK.
+
+    from gridctl import Grid
+
+    async with Grid.connect() as grid:          # the Gridfile here or above
+        print(await grid.invoke("words", "to be or not to be"))
+
+    with Grid.open() as grid:                   # the same without async
+        print(grid.invoke("words", "to be or not to be"))
+
+What it raises is in gridnode.errors.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gridctl.client import Grid
+    from gridctl.sync_client import SyncGrid
+
+__all__ = ["Grid", "SyncGrid"]
+
+_HOMES = {"Grid": "gridctl.client", "SyncGrid": "gridctl.sync_client"}
+
+
+def __getattr__(name: str) -> object:
+    """Loaded when first used: the command line starts without them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gridctl' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,92 @@
+"""`gridctl new` and `gridctl card`: who may do what with a grid."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from gridctl.new import DEFAULT_TTL, EXAMPLE_SERVERS, card_text, new_gridfile
+from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings, verbose_option
+from gridctl.render import print_json
+from gridnode.errors import UsageError
+from gridnode.gridfile import parse_address
+from gridnode.model import Address
+
+__all__ = ["card_command", "new_command"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@click.command(
+    "new",
+    epilog=examples("gridctl new", "gridctl new --name shop --server root@10.0.0.1 --server root@10.0.0.2:2222"),
+)
+@click.option("--force", is_flag=True, help="Replace the Gridfile here; the old one is kept as Gridfile.bak.")
+@click.option("--name", metavar="NAME", help="The grid's name; else this directory's.")
+@click.option("--server", "servers", multiple=True, metavar="USER@HOST[:PORT]", help="A server; repeat for more.")
+@click.option("--seed", "seeds", multiple=True, metavar="HOST[:PORT]", help="Where nodes listen, if not there on 7400.")
+@json_option
+@verbose_option
+@pass_settings
+def new_command(
+    settings: Settings, force: bool, name: str | None, servers: tuple[str, ...], seeds: tuple[str, ...]
+) -> None:
+    """Make a Gridfile in this directory: a new grid's secret, its servers, its SSH key."""
+    made = new_gridfile(Path.cwd(), name, force, servers or EXAMPLE_SERVERS, seeds)
+    if settings.as_json:
+        backup = str(made.backup) if made.backup else None
+        print_json({"path": str(made.path), "grid": made.gridfile.grid_name, "backup": backup})
+        return
+    if made.backup:
+        click.echo(f"kept the Gridfile that was there as {made.backup.name}", err=True)
+    click.echo(f"wrote {made.path}: the grid {made.gridfile.grid_name}. Keep it private, and keep a copy.", err=True)
+    if not servers:
+        click.echo("next: put your servers into it, then `gridctl card HOST` for each", err=True)
+
+
+@click.command(
+    "card",
+    epilog=examples("gridctl card web-1 > web-1.card", "gridctl card web-1 --ttl 90d --label zone=paris"),
+)
+@click.argument("host")
+@click.option("--ttl", default=f"{DEFAULT_TTL / 86_400:g}d", show_default=True, metavar="TIME", help="30m, 12h, 90d.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the node; repeat for more.")
+@click.option("--seed", "seeds", multiple=True, metavar="HOST[:PORT]", help="A node to join by; else the Gridfile's.")
+@json_option
+@gridfile_option
+@pass_settings
+def card_command(settings: Settings, host: str, ttl: str, labels: tuple[str, ...], seeds: tuple[str, ...]) -> None:
+    """Print a card, with which one server joins the grid.
+
+    It goes to /etc/gridnode/Card on HOST, mode 0600, and holds secrets of that one server only.
+    """
+    chosen = [_seed(text) for text in seeds] or None
+    text = card_text(settings.gridfile(), host, _seconds(ttl), dict(map(_label, labels)), chosen)
+    if settings.as_json:
+        print_json({"host": host, "card": text})
+        return
+    if sys.stdout.isatty():
+        click.echo(f"this is secret; send it to {host} with: gridctl card {host} > Card", err=True)
+    click.echo(text, nl=False)
+
+
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        return float(number) * _UNITS[unit]
+    except ValueError as exc:
+        raise UsageError(f"{text!r:.40} is not a span of time", hint="write it as 30m, 12h or 90d") from exc
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"{text!r:.80} is not a label", hint="write it as key=value")
+    return key, value
+
+
+def _seed(text: str) -> Address:
+    address = parse_address(text)
+    if address is None:
+        raise UsageError(f"{text!r:.80} is not host:port", hint="write it as host or host:port")
+    return address

@@ -1,0 +1,104 @@
+"""The command line: which command is where, and one place where errors become exit codes."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import click
+
+from gridctl.failure import INTERRUPTED, OK, exit_code, explain
+from gridctl.options import Settings, gridfile_option
+
+__all__ = ["cli", "main"]
+
+
+class _Entry(NamedTuple):
+    """Where a command is, and its line in `gridctl --help`, so that help imports none of them."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Final = {
+    "new": _Entry("gridctl.access", "Make a Gridfile: a new grid's secret, its servers, its SSH key."),
+    "card": _Entry("gridctl.access", "Print a card, with which one server joins the grid."),
+    "sample": _Entry("gridctl.sample", "Copy a sample project to start from."),
+    "deploy": _Entry("gridctl.deploy", "Put a project on every node of the grid."),
+    "invoke": _Entry("gridctl.invoke", "Call a task and print its result."),
+    "ls": _Entry("gridctl.ls", "List the nodes of the grid."),
+    "completion": _Entry("gridctl.version", "Print the completion script for a shell."),
+    "version": _Entry("gridctl.version", "Print gridctl's version."),
+}
+ALIASES: Final = {"list": "ls", "exec": "invoke"}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = ALIASES.get(cmd_name, cmd_name)
+        entry = COMMANDS.get(name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), f"{name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in COMMANDS and name not in ALIASES:
+            near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
+            raise click.UsageError(f"no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        also = {name: alias for alias, name in ALIASES.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, entry.help + (f" Also: {also[name]}." if name in also else ""))
+                    for name, entry in COMMANDS.items()
+                ]
+            )
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`gridctl COMMAND -h` shows each command's options and examples.",
+)
+@gridfile_option
+def cli() -> None:
+    """Many servers, one compute grid: deploy a directory of tasks, call them anywhere.
+
+    \b
+    Examples:
+      gridctl sample hello && gridctl deploy hello
+      gridctl invoke words -d '"to be or not to be"'
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; its exit code."""
+    settings = Settings()
+    try:
+        code = cli.main(arguments, prog_name="gridctl", standalone_mode=False, obj=settings)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone, and an error on exit would help nobody
+        return 1
+    except (Exception, KeyboardInterrupt) as exc:
+        explain(exc, verbose=settings.verbose, as_json=settings.as_json and exit_code(exc) != INTERRUPTED)
+        return exit_code(exc)
+    return code if isinstance(code, int) else OK
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())

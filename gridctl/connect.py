@@ -1,0 +1,210 @@
+"""One link to whichever node of the grid answers first."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Sequence
+
+from gridnode import messages, wire
+from gridnode.errors import Forbidden, FrameInvalid, GridError, LinkClosed, NotAuthenticated
+from gridnode.identity import PeerIdentity
+from gridnode.link import LinkLimits
+from gridnode.link.client import dial
+from gridnode.link.protocol import Link
+from gridnode.link.tls import peer_identity
+from gridnode.messages import Hello
+from gridnode.model import Address, NodeRecord, Role
+from gridnode.wire import Frame
+
+__all__ = ["ClientEnd", "connect"]
+
+PATIENCE = 3.0
+"""Seconds for all addresses together."""
+STAGGER = 0.15
+"""Seconds after which the next address is tried while the ones before it have not answered."""
+
+
+class ClientEnd:
+    """Our end of a link to a node: we ask, it answers. record: what the node said of itself."""
+
+    def __init__(self) -> None:
+        self.record: NodeRecord | None = None
+
+    def hello(self, link: Link) -> bytes:
+        return messages.encode_hello(Hello(wire.VERSION))
+
+    def opened(self, link: Link, body: bytes) -> None:
+        hello = messages.decode_hello(body)
+        if hello.version != wire.VERSION:
+            raise FrameInvalid(f"the node speaks wire version {hello.version}, this gridctl {wire.VERSION}")
+        if link.peer is None or link.peer.role is not Role.NODE:
+            raise NotAuthenticated("what answers there is not a node")
+        self.record = hello.record
+
+    def called(self, link: Link, frame: Frame) -> None:
+        raise Forbidden("no calls on this link")
+
+    def heard(self, link: Link, frame: Frame) -> None:
+        return
+
+    def closed(self, link: Link, error: GridError | None) -> None:
+        return
+
+
+async def connect(addresses: Sequence[Address], context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
+    """The first open link; NotAuthenticated when a node refused us, else LinkClosed, naming every address tried."""
+    if not addresses:
+        raise LinkClosed("no address to connect to", hint="list the grid's servers, or `seeds`, in the Gridfile")
+    race = _Race(context)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            winner = await race.run(addresses)
+    except TimeoutError:
+        winner = None
+    finally:
+        await race.stop()
+    if winner:
+        return winner
+    raise _nobody(race.failures, addresses)
+
+
+class _Race:
+    """Tries addresses in order, each a little after the one before, or at once when that one has failed."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.failures: dict[Address, GridError] = {}
+        self._context = context
+        self._tries: dict[asyncio.Task[tuple[Link, ClientEnd]], Address] = {}
+
+    async def run(self, addresses: Iterable[Address]) -> tuple[Link, ClientEnd] | None:
+        waiting = iter(addresses)
+        left = True
+        while left or self._tries:
+            address = next(waiting, None)
+            left = address is not None
+            if address:
+                self._tries[asyncio.create_task(self._try(address), name="dial")] = address
+            if not self._tries:
+                break
+            done, _ = await asyncio.wait(
+                self._tries, timeout=STAGGER if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for job in done:
+                won = self._settle(job)
+                if won:
+                    return won
+        return None
+
+    def _settle(self, job: asyncio.Task[tuple[Link, ClientEnd]]) -> tuple[Link, ClientEnd] | None:
+        address = self._tries.pop(job)
+        error = job.exception()
+        if error is None:
+            return job.result()
+        if not isinstance(error, GridError):
+            raise error
+        self.failures[address] = error
+        return None
+
+    async def stop(self) -> None:
+        """Give up what is still under way, and close links that came second."""
+        for job in self._tries:
+            job.cancel()
+        for outcome in await asyncio.gather(*self._tries, return_exceptions=True):
+            if isinstance(outcome, tuple):
+                outcome[0].close()
+
+    async def _try(self, address: Address) -> tuple[Link, ClientEnd]:
+        error: GridError = LinkClosed(f"{address}: no such host")
+        for found in await _resolve(address):
+            try:
+                return await _open(found, self._context)
+            except GridError as exc:
+                error = error if isinstance(error, NotAuthenticated) else exc
+        raise error
+
+
+async def _open(address: Address, context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
+    end = ClientEnd()
+    link = await dial(address, end, context, _identify, LinkLimits())
+    try:
+        await link.wait_open()
+    except LinkClosed as exc:  # a node that refuses a certificate hangs up without a word, after our handshake
+        raise NotAuthenticated(
+            f"{address}: it does not accept this Gridfile's certificate, or is just stopping"
+        ) from exc
+    except BaseException:
+        link.close()
+        raise
+    return link, end
+
+
+def _identify(transport: asyncio.BaseTransport) -> PeerIdentity:
+    return peer_identity(transport.get_extra_info("ssl_object"))
+
+
+async def _resolve(address: Address) -> list[Address]:
+    """The host's addresses. In a thread of its own, which nobody joins: a slow DNS server would hold up the exit."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Address]] = loop.create_future()
+
+    def settle(found: list[Address], error: OSError | None) -> None:
+        if not answer.done() and error:
+            answer.set_exception(LinkClosed(f"{address}: {error.strerror or error}"))
+        elif not answer.done():
+            answer.set_result(found)
+
+    def look_up() -> None:
+        found, error = [], None
+        try:
+            entries = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            found = [Address(str(entry[4][0]), address.port) for entry in entries]
+        except OSError as exc:
+            error = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, found, error)
+
+    if _is_literal(address.host):
+        return [address]
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    return await answer
+
+
+def _is_literal(host: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
+def _nobody(failures: dict[Address, GridError], addresses: Sequence[Address]) -> GridError:
+    """Why there is no link: a refusal weighs more than silence."""
+    refused = [error for error in failures.values() if isinstance(error, NotAuthenticated)]
+    if refused:
+        return NotAuthenticated(
+            f"not let in: {_listed(failures, addresses)}",
+            hint="is this the Gridfile of that grid? --gridfile PATH names another",
+        )
+    return LinkClosed(
+        f"no node answered: {_listed(failures, addresses)}",
+        hint="is gridnode running there, and may this machine reach its port? `seeds` in the Gridfile says where",
+    )
+
+
+def _listed(failures: dict[Address, GridError], addresses: Sequence[Address]) -> str:
+    reasons = [f"{address}: {_reason(address, failures.get(address))}" for address in addresses[:10]]
+    more = [f"and {len(addresses) - 10} more"] if len(addresses) > 10 else []
+    return "; ".join(reasons + more)
+
+
+def _reason(address: Address, error: GridError | None) -> str:
+    cause = error.__cause__ if error else None
+    if error is None:
+        return f"no answer within {PATIENCE:g} s"
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return "its certificate is not of this Gridfile's grid"
+    return error.message.removeprefix(f"{address}: ")

@@ -1,0 +1,139 @@
+"""`gridctl deploy`: put a project on every node, and wait until each one serves it."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import click
+
+from gridctl.client import Connecting, Grid
+from gridctl.deployment import Deployment, as_fields, report, verdict
+from gridctl.follow import Arrival, Follow
+from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
+from gridctl.project import Project, scan
+from gridctl.render import Progress, print_json, size
+from gridctl.upload import upload
+from gridnode.errors import CallTimeout
+from gridnode.model import MemberState, Release, ReleaseState
+
+__all__ = ["deploy_command"]
+
+LARGE = 1 << 30
+"""Bytes of files above which it asks first."""
+
+
+@click.command("deploy", epilog=examples("gridctl deploy", "gridctl deploy ./hello --yes --json"))
+@click.argument("directory", default=".", type=click.Path(path_type=Path))
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the nodes.",
+)
+@yes_option
+@json_option
+@gridfile_option
+@pass_settings
+def deploy_command(settings: Settings, directory: Path, timeout: float) -> int:
+    """Put the project in DIRECTORY on every node, and wait until each one serves it.
+
+    Every file in its tasks/ is a task; .gridignore lists what stays here. The release before it serves on until
+    the new one has proved healthy, node by node.
+    """
+    progress = Progress()
+    gridfile = settings.gridfile()
+    project = _scan(directory, progress)
+    if project.size > LARGE:
+        confirm(f"{project.directory} holds {size(project.size)}.", settings)
+    current = asyncio.run(_current(Grid.connect(gridfile)))
+    if current and current.project != project.name:
+        confirm(f"The grid runs the project {current.project!r}; {project.name!r} will replace it.", settings)
+    deployment = asyncio.run(_deploy(Grid.connect(gridfile), project, timeout, progress))
+    report(deployment, progress)
+    if settings.as_json:
+        print_json(as_fields(deployment))
+    return verdict(deployment)
+
+
+def _scan(directory: Path, progress: Progress) -> Project:
+    project = scan(directory, on_progress=lambda done, total: progress.bar("reading", done, total))
+    tasks = ", ".join(task.name for task in project.tasks[:10]) + (" ..." if len(project.tasks) > 10 else "")
+    progress.line(f"scanned {project.files} files, {size(project.size)}; tasks: {tasks}")
+    return project
+
+
+async def _current(connecting: Connecting) -> Release | None:
+    """On a connection of its own: a question on a terminal would hold up the event loop."""
+    async with connecting as grid:
+        return await grid.release()
+
+
+async def _deploy(connecting: Connecting, project: Project, timeout: float, progress: Progress) -> Deployment:
+    started = time.monotonic()
+    async with connecting as grid:
+        deployment = await _plan(grid, project, await grid.release())
+        if deployment.changed:
+            await _publish(grid, deployment, timeout, progress)
+        await _follow(grid, deployment, timeout - (time.monotonic() - started), progress)
+    return deployment
+
+
+async def _plan(grid: Grid, project: Project, current: Release | None) -> Deployment:
+    """The current release again when it is the same and failed nowhere, else a new one."""
+    if current and (current.root, current.tasks, current.project) == (
+        project.manifest.root,
+        project.tasks,
+        project.name,
+    ):
+        states = [member.record.release for member in await grid.nodes() if member.state is MemberState.ALIVE]
+        if not any(status and status.state is ReleaseState.FAILED for status in states):
+            return Deployment(project, current)
+    release = Release(
+        project=project.name,
+        root=project.manifest.root,
+        sequence=current.sequence + 1 if current else 1,
+        created=int(time.time()),
+        size=project.size,
+        files=project.files,
+        tasks=project.tasks,
+    )
+    return Deployment(project, release, changed=True)
+
+
+async def _publish(grid: Grid, deployment: Deployment, timeout: float, progress: Progress) -> None:
+    project = deployment.project
+    try:
+        async with asyncio.timeout(timeout):
+            deployment.sent = await upload(
+                grid,
+                project.chunks,
+                project.read_chunk,
+                lambda sent: progress.bar("sending", sent.content, sent.total),
+            )
+            await grid.put_release(deployment.release)
+    except TimeoutError as exc:
+        raise CallTimeout(f"the project was not sent within {timeout:g} s") from exc
+    sent = deployment.sent
+    packed = f" ({size(sent.content)} before compression)" if sent.payload < sent.content else ""
+    progress.line(f"sent {size(sent.payload)}{packed}, {size(deployment.deduplicated)} deduplicated")
+
+
+async def _follow(grid: Grid, deployment: Deployment, timeout: float, progress: Progress) -> None:
+    shown: dict[str, str] = {}
+
+    def tell(arrival: Arrival) -> None:
+        if arrival.state == ReleaseState.FETCHING.value and arrival.total:
+            progress.bar(f"{arrival.name} fetching", arrival.have, arrival.total)
+        if deployment.changed and arrival.state not in ("waiting", shown.get(arrival.node)):
+            shown[arrival.node] = arrival.state
+            progress.line(f"{arrival.name}: {arrival.state}" + (f": {arrival.error}" if arrival.error else ""))
+
+    follow = Follow(grid, deployment.release.sequence, tell)
+    try:
+        async with asyncio.timeout(max(timeout, 0.1)):
+            await follow.run()
+    except TimeoutError:
+        deployment.late = True
+    deployment.arrivals = list(follow.arrivals.values())

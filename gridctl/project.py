@@ -1,0 +1,215 @@
+"""A project directory, read and ready to deploy: its manifest, its tasks, and its chunks on demand."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+
+from gridctl.tasks import TASKS_DIR, find_tasks
+from gridnode.errors import ManifestInvalid, ProjectInvalid
+from gridnode.model import ChunkHash, TaskSpec
+from gridnode.sync.chunk import Chunking, ChunkRef, chunk_hash
+from gridnode.sync.cut import cut_stream
+from gridnode.sync.ignore import IGNORE_FILE, Ignore
+from gridnode.sync.manifest import MAX_DEPTH, EntryKind, check_target
+from gridnode.sync.tree import DEFAULT_BOUNDS, Manifest, Source, build
+
+Progress = Callable[[int, int], None]
+"""Bytes read so far, bytes in all."""
+
+_MAX_SOURCE = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What was found. Chunks are read from the files again when asked for, so memory stays flat."""
+
+    name: str
+    directory: Path
+    manifest: Manifest
+    tasks: tuple[TaskSpec, ...]
+    chunks: dict[ChunkHash, int]
+    _places: dict[ChunkHash, tuple[str, int]] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self.manifest.size
+
+    @property
+    def files(self) -> int:
+        """How many there are."""
+        return self.manifest.files
+
+    def read_chunk(self, chunk: ChunkHash) -> bytes:
+        """The bytes of a chunk of `chunks`, tree nodes included; ProjectInvalid when its file changed meanwhile."""
+        node = self.manifest.nodes.get(chunk)
+        if node is not None:
+            return node
+        path, offset = self._places[chunk]
+        with _reading(self.directory, path) as file:
+            file.seek(offset)
+            content = file.read(self.chunks[chunk])
+        if chunk_hash(content) != chunk:
+            raise _changed(path)
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One entry of the directory. size: bytes of a regular file; target: a link's."""
+
+    path: str
+    kind: EntryKind
+    size: int = 0
+    target: str = ""
+
+
+def scan(directory: Path, *, on_progress: Progress | None = None) -> Project:
+    """Read the whole project once; ProjectInvalid says what stands in the way of deploying it."""
+    directory = directory.resolve()
+    if not (directory / TASKS_DIR).is_dir() or (directory / TASKS_DIR).is_symlink():
+        raise ProjectInvalid(
+            f"no {TASKS_DIR}/ directory in {directory}", hint="`gridctl sample NAME` makes a project to start from"
+        )
+    found = _walk(directory)
+    tasks = find_tasks(((one.path, one.kind) for one in found), lambda path: _source(directory, path))
+    ingest = _Ingest(directory, sum(one.size for one in found), on_progress)
+    try:
+        manifest = build((ingest.source(one) for one in found), ingest.chunking)
+    except ManifestInvalid as exc:
+        raise ProjectInvalid(f"cannot deploy {directory}: {exc.message}") from exc
+    ingest.chunks.update((name, len(content)) for name, content in manifest.nodes.items())
+    name = os.fsencode(directory.name).decode("utf-8", "replace") or "project"
+    return Project(name, directory, manifest, tasks, ingest.chunks, ingest.places)
+
+
+def _walk(top: Path) -> list[_Found]:
+    """Everything that is not ignored, in order of path."""
+    found: list[_Found] = []
+    for one in _walk_directory(top, "", Ignore()):
+        found.append(one)
+        if len(found) > DEFAULT_BOUNDS.entries:
+            raise ProjectInvalid(
+                f"more than {DEFAULT_BOUNDS.entries} files in {top}",
+                hint=f"list what tasks do not need in {IGNORE_FILE}",
+            )
+    return found
+
+
+def _walk_directory(top: Path, directory: str, ignore: Ignore) -> Iterator[_Found]:
+    prefix = f"{directory}/" if directory else ""
+    with _unreadable(directory or "."), os.scandir(top / directory) as listing:
+        entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+    if any(entry.name == IGNORE_FILE and entry.is_file(follow_symlinks=False) for entry in entries):
+        ignore = ignore.below(directory, _source(top, prefix + IGNORE_FILE))
+    for entry in entries:
+        path = prefix + entry.name
+        if ignore.ignores(path, is_dir=entry.is_dir(follow_symlinks=False)):
+            continue
+        if path.count("/") > MAX_DEPTH:
+            raise ProjectInvalid(
+                f"{path} is below more than {MAX_DEPTH} directories", hint=f"move it up, or list it in {IGNORE_FILE}"
+            )
+        one = _classify(path, entry)
+        yield one
+        if one.kind is EntryKind.DIRECTORY:
+            yield from _walk_directory(top, path, ignore)
+
+
+def _classify(path: str, entry: os.DirEntry[str]) -> _Found:
+    with _unreadable(path):
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            return _link(path, os.readlink(entry.path))
+    if stat.S_ISDIR(status.st_mode):
+        return _Found(path, EntryKind.DIRECTORY)
+    if not stat.S_ISREG(status.st_mode):
+        raise ProjectInvalid(f"{path} is a device, FIFO or socket", hint=f"remove it or list it in {IGNORE_FILE}")
+    if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        raise ProjectInvalid(f"{path} is setuid or setgid", hint=f"chmod ug-s {path}")
+    kind = EntryKind.EXECUTABLE if status.st_mode & stat.S_IXUSR else EntryKind.FILE
+    return _Found(path, kind, status.st_size)
+
+
+def _link(path: str, target: str) -> _Found:
+    try:
+        check_target(os.fsencode(target), path.count("/"))
+    except ManifestInvalid as exc:
+        raise ProjectInvalid(f"{path}: {exc.message}", hint=f"copy the file, or list it in {IGNORE_FILE}") from exc
+    return _Found(path, EntryKind.LINK, target=target)
+
+
+class _Ingest:
+    """Turns entries into tree sources, keeping where each chunk lies."""
+
+    def __init__(self, directory: Path, total: int, on_progress: Progress | None) -> None:
+        self.chunking = Chunking()
+        self.chunks: dict[ChunkHash, int] = {}
+        self.places: dict[ChunkHash, tuple[str, int]] = {}
+        self._directory = directory
+        self._total = total
+        self._done = 0
+        self._on_progress = on_progress
+
+    def source(self, one: _Found) -> Source:
+        refs = tuple(self._read(one)) if one.kind in (EntryKind.FILE, EntryKind.EXECUTABLE) else ()
+        return Source(tuple(one.path.split("/")), one.kind, refs, one.target)
+
+    def _read(self, one: _Found) -> Iterator[ChunkRef]:
+        offset = 0
+        with _reading(self._directory, one.path) as file:
+            for content in self._cut(file, one.size):
+                ref = ChunkRef(chunk_hash(content), len(content))
+                self.chunks[ref.hash] = ref.length
+                self.places.setdefault(ref.hash, (one.path, offset))
+                offset += ref.length
+                self._count(ref.length)
+                yield ref
+        if offset != one.size:
+            raise _changed(one.path)
+
+    def _cut(self, file: BufferedReader, size: int) -> Iterator[bytes | memoryview]:
+        if size > self.chunking.min_size:
+            yield from cut_stream(file, self.chunking)
+        elif content := file.read(size + 1):
+            yield content
+
+    def _count(self, length: int) -> None:
+        self._done += length
+        if self._on_progress:
+            self._on_progress(self._done, self._total)
+
+
+def _source(directory: Path, path: str) -> bytes:
+    """A small file that gridctl itself reads."""
+    with _reading(directory, path) as file:
+        content = file.read(_MAX_SOURCE + 1)
+    if len(content) > _MAX_SOURCE:
+        raise ProjectInvalid(f"{path} is larger than {_MAX_SOURCE} bytes")
+    return content
+
+
+def _changed(path: str) -> ProjectInvalid:
+    return ProjectInvalid(f"{path} changed while it was being deployed", hint="run `gridctl deploy` again")
+
+
+@contextlib.contextmanager
+def _reading(directory: Path, path: str) -> Iterator[BufferedReader]:
+    """The file, unbuffered; never through a link, and without waiting for the other end of a FIFO."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with _unreadable(path), open(os.open(directory / path, flags), "rb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _unreadable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ProjectInvalid(
+            f"cannot read {path}: {exc.strerror}", hint=f"make it readable, or list it in {IGNORE_FILE}"
+        ) from exc

@@ -1,0 +1,98 @@
+"""Which files of a project are tasks, and what they are called."""
+
+import ast
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from gridnode.errors import ProjectInvalid
+from gridnode.model import TaskSpec
+from gridnode.sync.manifest import EntryKind
+
+TASKS_DIR = "tasks"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RUNTIMES = {".py": "python"}
+_PROGRAMS = re.compile(r"\.(?:cjs|jl|js|lua|mjs|php|pl|r|rb|sh|ts)")
+_INERT = re.compile(r"\.(?:cfg|csv|html|ini|json|lock|md|png|pyc|pyi|rst|so|toml|txt|xml|ya?ml)")
+"""What is no program even when marked executable, as everything is on some file systems."""
+
+ReadFile = Callable[[str], bytes]
+
+
+def find_tasks(files: Iterable[tuple[str, EntryKind]], read: ReadFile) -> tuple[TaskSpec, ...]:
+    """One spec per task file among `files` (project paths), by name; ProjectInvalid names the file at fault."""
+    found: dict[str, str] = {}
+    for path, kind in sorted(files):
+        place = PurePosixPath(path)
+        if not _is_task(place, kind):
+            continue
+        name = _task_name(place)
+        if name in found:
+            raise ProjectInvalid(f"{found[name]} and {path} both make the task {name}", hint="rename one of them")
+        found[name] = path
+    for path in found.values():
+        _check_supported(path)
+    if not found:
+        raise ProjectInvalid(f"no task in {TASKS_DIR}/", hint="`gridctl sample NAME` makes a project to start from")
+    _check_functions(found, {name: _functions(path, read(path)) for name, path in found.items()})
+    return tuple(TaskSpec(name, path, _RUNTIMES[_suffix(path)]) for name, path in sorted(found.items()))
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix
+
+
+def _is_task(place: PurePosixPath, kind: EntryKind) -> bool:
+    """Whether the file is meant to be called; what starts with `_` or `.` is for the tasks to import."""
+    if place.parts[0] != TASKS_DIR or kind not in (EntryKind.FILE, EntryKind.EXECUTABLE):
+        return False
+    if any(part.startswith(("_", ".")) or part == "node_modules" for part in place.parts[1:]):
+        return False
+    suffix = place.suffix.lower()
+    if suffix in _RUNTIMES or _PROGRAMS.fullmatch(suffix):
+        return True
+    return kind is EntryKind.EXECUTABLE and not _INERT.fullmatch(suffix)
+
+
+def _task_name(place: PurePosixPath) -> str:
+    parts = place.with_suffix("").parts[1:]
+    for part in parts:
+        if not _NAME.fullmatch(part):
+            raise ProjectInvalid(
+                f"{place}: {part!r} cannot be part of a task's name",
+                hint="use letters, digits and _, or start the name with _ if it is no task",
+            )
+    return ".".join(parts)
+
+
+def _check_supported(path: str) -> None:
+    if _suffix(path) not in _RUNTIMES:
+        raise ProjectInvalid(
+            f"{path} is not a kind of task that can run; supported: *{', *'.join(sorted(_RUNTIMES))}",
+            hint="if it is no task, start its name with _ or list it in .gridignore",
+        )
+
+
+def _check_functions(found: dict[str, str], functions: dict[str, set[str]]) -> None:
+    """`a.b` must not be both function b of tasks/a.py and the file tasks/a/b.py."""
+    for name, path in found.items():
+        above, _, last = name.rpartition(".")
+        if last in functions.get(above, ()):
+            raise ProjectInvalid(
+                f"{path} and the function {last} in {found[above]} both make the task {name}", hint="rename one of them"
+            )
+
+
+def _functions(path: str, source: bytes) -> set[str]:
+    """Names of the module's own public functions; ProjectInvalid when it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = ast.parse(source, filename=path)
+    except SyntaxError as exc:
+        raise ProjectInvalid(f"{path}, line {exc.lineno}: {exc.msg}") from exc
+    except (ValueError, RecursionError, MemoryError) as exc:
+        raise ProjectInvalid(f"{path} is not Python source: {exc}") from exc
+    public = (node.name for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for name in public if not name.startswith("_")}

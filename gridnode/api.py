@@ -1,0 +1,162 @@
+"""The HTTP front door, on loopback only: invoke tasks and look at the grid."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from gridnode import wire
+from gridnode.errors import BodyInvalid, BodyTooLarge, Forbidden, GridError
+from gridnode.link import Cancel
+from gridnode.model import Done, Invocation, InvocationId, Member, Outcome, TaskName
+
+log = structlog.get_logger()
+
+Route = Callable[[Invocation, Done, str], Cancel]
+"""Routes a call: (call, done, node or "")."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_JSON = "application/json"
+
+
+class Api:
+    """timeout: seconds a call of this task may take; members and tasks: what the grid looks like from here."""
+
+    def __init__(
+        self,
+        route: Route,
+        timeout: Callable[[TaskName], float],
+        max_timeout: float,
+        members: Callable[[], list[Member]],
+        tasks: Callable[[], list[TaskName]],
+    ) -> None:
+        self._route = route
+        self._timeout = timeout
+        self._max_timeout = max_timeout
+        self._members = members
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[guard, errors], client_max_size=wire.MAX_CALL_BODY)
+        app.router.add_post("/v1/invoke/{task}", self.invoke)
+        app.router.add_get("/v1/nodes", self.nodes)
+        app.router.add_get("/v1/tasks", self.tasks)
+        app.router.add_get("/healthz", self.health)
+        return app
+
+    async def invoke(self, request: web.Request) -> web.Response:
+        """JSON in, JSON out; ?timeout=SECONDS and ?node=NAME."""
+        body = await _read_json(request)
+        task = TaskName(request.match_info["task"])
+        timeout = _seconds(request.query.get("timeout"), self._timeout(task), self._max_timeout)
+        call_id = InvocationId(secrets.token_hex(16))
+        outcome = await self._call(task, body, call_id, timeout, request.query.get("node", ""))
+        return _respond(outcome, call_id)
+
+    async def _call(self, task: TaskName, body: bytes, call_id: InvocationId, timeout: float, node: str) -> Outcome:
+        waiter: asyncio.Future[Outcome] = self._loop.create_future()
+        meta = f'{{"id":"{call_id}","attempt":1}}'.encode()
+
+        def done(outcome: Outcome) -> None:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+        cancel = self._route(Invocation(call_id, task, body, self._loop.time() + timeout, meta), done, node)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            cancel()
+            raise
+
+    async def nodes(self, request: web.Request) -> web.Response:
+        return _json(200, {"nodes": self._members()})
+
+    async def tasks(self, request: web.Request) -> web.Response:
+        return _json(200, {"tasks": self._tasks()})
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Up and listening: whether a release is active is for /v1/nodes to say."""
+        return _json(200, {"status": "ok"})
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse foreign Host and Origin: a web page in somebody's browser must not reach a grid through localhost."""
+    host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
+    origin = request.headers.get("Origin")
+    if host not in _LOOPBACK:
+        return error_response(Forbidden(f"host {host!r} is not served here; use localhost"))
+    if origin and origin.split("//", 1)[-1].rsplit(":", 1)[0] not in _LOOPBACK:
+        return error_response(Forbidden("requests from other origins are refused"))
+    return await handler(request)
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one place where errors become responses."""
+    try:
+        return await handler(request)
+    except GridError as exc:
+        return error_response(exc)
+    except web.HTTPRequestEntityTooLarge:
+        return error_response(BodyTooLarge(f"body is larger than {wire.MAX_CALL_BODY} bytes"))
+    except web.HTTPException as exc:
+        return _json(
+            exc.status, {"error": {"code": "http", "message": f"{request.method} {request.path}: {exc.reason}"}}
+        )
+    except Exception:
+        log.exception("request failed", path=request.path)
+        return error_response(GridError("internal error: see this node's log"))
+
+
+async def _read_json(request: web.Request) -> bytes:
+    body = await request.read()
+    if not body:
+        return b""
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise BodyInvalid(f"the body is not JSON: {exc}") from exc
+    return body
+
+
+def _seconds(text: str | None, default: float, most: float) -> float:
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= most:
+        raise BodyInvalid(f"timeout must be seconds, more than 0 and at most {most:g}, not {text!r}")
+    return seconds
+
+
+def _respond(outcome: Outcome, call_id: InvocationId) -> web.Response:
+    if outcome.error:
+        response = error_response(outcome.error, node=outcome.name, invocation_id=call_id)
+    else:
+        response = web.Response(body=outcome.body or b"null", content_type=_JSON)
+    response.headers["Grid-Invocation-Id"] = call_id
+    response.headers["Grid-Duration-Ms"] = f"{outcome.duration * 1000:.3f}"
+    if outcome.name:
+        response.headers["Grid-Node"] = outcome.name
+    return response
+
+
+def error_response(error: GridError, **more: str) -> web.Response:
+    """{"error": {code, message, hint, trace, node, invocation_id}}, with what there is of them."""
+    fields = {"code": error.code, "message": error.message, "hint": error.hint, "trace": error.trace, **more}
+    response = _json(error.status, {"error": {name: value for name, value in fields.items() if value}})
+    if error.status == 429:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _json(status: int, value: object) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type=_JSON)

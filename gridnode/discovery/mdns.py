@@ -1,0 +1,119 @@
+"""Sightings by multicast DNS: a random instance name and one sealed TXT value that only this grid can read."""
+
+import asyncio
+import base64
+import logging
+import secrets
+from collections.abc import Callable
+
+import msgspec
+from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from gridnode.discovery import OnSighting
+from gridnode.model import Address, NodeId, Sighting
+
+log = logging.getLogger(__name__)
+
+DNS_TYPE = "_gridcontrol._tcp.local."
+_KEY = b"p"
+_MAX_SEALED = 2048
+_MAX_LOOKUPS = 64
+_LOOKUP_MS = 2000
+_RESEAL = 600.0
+"""Seconds between announcements with a fresh seal: old ones are not believed for ever."""
+
+Seal = Callable[[bytes], bytes]
+Open = Callable[[bytes], bytes | None]
+
+
+class _Announcement(msgspec.Struct, array_like=True):
+    node: NodeId
+    addresses: tuple[Address, ...]
+
+
+class MdnsDiscovery:
+    """Announces this node on every interface. seal/open: the network key's; open gives None for other grids'."""
+
+    def __init__(self, node: NodeId, addresses: Callable[[], tuple[Address, ...]], seal: Seal, open_: Open) -> None:
+        self._node = node
+        self._addresses = addresses
+        self._seal = seal
+        self._open = open_
+        self._on_sighting: OnSighting | None = None
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._resealing: asyncio.Task[None] | None = None
+        self._name = f"{secrets.token_hex(8)}.{DNS_TYPE}"
+
+    async def start(self, on_sighting: OnSighting) -> None:
+        self._on_sighting = on_sighting
+        self._zeroconf = AsyncZeroconf(ip_version=IPVersion.All)
+        await self._zeroconf.async_register_service(self._info())
+        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, DNS_TYPE, handlers=[self._changed])
+        self._resealing = asyncio.create_task(self._reseal(self._zeroconf), name="mdns-reseal")
+
+    async def close(self) -> None:
+        for job in [*self._lookups, *([self._resealing] if self._resealing else [])]:
+            job.cancel()
+        if self._browser:
+            await self._browser.async_cancel()
+        if self._zeroconf:
+            await self._zeroconf.async_unregister_all_services()
+            await self._zeroconf.async_close()
+
+    async def _reseal(self, zeroconf: AsyncZeroconf) -> None:
+        while True:
+            await asyncio.sleep(_RESEAL)
+            try:
+                await zeroconf.async_update_service(self._info())
+            except OSError as exc:
+                log.warning("mdns announcement failed: %s", exc)
+
+    def _info(self) -> AsyncServiceInfo:
+        addresses = self._addresses()
+        announcement = msgspec.msgpack.encode(_Announcement(self._node, addresses))
+        sealed = base64.b64encode(self._seal(announcement))
+        parts = {_KEY + b"%d" % (at // 200): sealed[at : at + 200] for at in range(0, len(sealed), 200)}
+        port = addresses[0].port if addresses else 0
+        return AsyncServiceInfo(
+            DNS_TYPE,
+            self._name,
+            port=port,
+            properties=parts,
+            server=f"{self._name.split('.')[0]}.local.",
+            parsed_addresses=[address.host for address in addresses],
+        )
+
+    def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        gone = state_change is ServiceStateChange.Removed
+        if gone or name == self._name or len(self._lookups) >= _MAX_LOOKUPS:
+            return
+        lookup = asyncio.create_task(self._look_up(zeroconf, name), name="mdns-lookup")
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+
+    async def _look_up(self, zeroconf: Zeroconf, name: str) -> None:
+        info = AsyncServiceInfo(DNS_TYPE, name)
+        try:
+            if not await info.async_request(zeroconf, _LOOKUP_MS):
+                return
+        except Exception as exc:
+            log.debug("mdns lookup failed: %s", exc)
+            return
+        for sighting in self._read(info.properties):
+            if self._on_sighting:
+                self._on_sighting(sighting)
+
+    def _read(self, properties: dict[bytes, bytes | None]) -> list[Sighting]:
+        """The sightings in a TXT record; none when it is not this grid's."""
+        sealed = b"".join(properties.get(_KEY + b"%d" % part) or b"" for part in range(_MAX_SEALED // 200))
+        try:
+            opened = self._open(base64.b64decode(sealed, validate=True))
+            if opened is None:
+                return []
+            announcement = msgspec.msgpack.decode(opened, type=_Announcement)
+        except (ValueError, msgspec.MsgspecError):
+            return []
+        return [Sighting(address, announcement.node) for address in announcement.addresses]

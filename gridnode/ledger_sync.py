@@ -1,0 +1,126 @@
+"""Keeps this node's ledger on disk and equal to its peers': digests on each new link, news at once to all."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+
+from gridnode.errors import GridError, LedgerError
+from gridnode.ledger import (
+    CURRENT,
+    MAX_BATCH,
+    RELEASE,
+    Document,
+    Ledger,
+    decode_digest,
+    decode_documents,
+    encode_digest,
+    encode_documents,
+    open_release,
+)
+from gridnode.link.protocol import Link
+from gridnode.model import NodeId, Release
+from gridnode.wire import Frame, Op
+
+log = structlog.get_logger()
+
+Tell = Callable[[Op, bytes, NodeId | None], None]
+"""Send an event to every linked peer but one."""
+
+
+class LedgerSync:
+    """write: replaces the ledger's file durably, called in a thread; on_release: a newer release is known."""
+
+    def __init__(
+        self,
+        path: Path,
+        verified: Callable[[Document], bool],
+        write: Callable[[Path, bytes], None],
+        tell: Tell,
+        on_release: Callable[[Release], None],
+    ) -> None:
+        self._path = path
+        self._verified = verified
+        self._write = write
+        self._tell = tell
+        self._on_release = on_release
+        self._ledger = Ledger()
+        self._saving = asyncio.Lock()
+        self._saves: set[asyncio.Task[None]] = set()
+
+    def load(self) -> None:
+        """Read the file of an earlier life; what is not signed by this grid's operator is left out."""
+        if self._path.exists():
+            try:
+                self._ledger.merge(decode_documents(self._path.read_bytes()), self._verified)
+            except (OSError, GridError) as exc:
+                log.error("cannot read the ledger; peers will send it again", path=str(self._path), error=str(exc))
+        self._follow()
+
+    @property
+    def release(self) -> Release | None:
+        """The grid's current release."""
+        document = self._ledger.latest(RELEASE, CURRENT)
+        return open_release(document) if document else None
+
+    def documents(self) -> list[Document]:
+        return self._ledger.documents()
+
+    async def put(self, document: Document) -> None:
+        """Take a document from an operator: on disk before this returns; LedgerError when a newer one is held."""
+        if document.kind == RELEASE:
+            open_release(document)
+        accepted = self._merge([document], None)
+        if not accepted and self._ledger.latest(document.kind, document.name) != document:
+            held = self._ledger.latest(document.kind, document.name)
+            raise LedgerError(
+                f"{document.kind} {document.sequence} is older than {held.sequence if held else 0}, which the grid has",
+                hint="somebody deployed in the meantime: deploy again",
+            )
+        await self._save()
+
+    def linked(self, link: Link) -> None:
+        """A new peer: show it what we hold, and it will send what we lack."""
+        link.event(Op.LEDGER_DIGEST, encode_digest(self._ledger.digest()))
+
+    def heard(self, node: NodeId, frame: Frame, link: Link | None) -> None:
+        """A peer's digest or documents; what breaks a bound or a signature is dropped, and said."""
+        try:
+            if frame.op == Op.LEDGER_DIGEST and link:
+                lacking = self._ledger.newer_than(decode_digest(frame.body), MAX_BATCH)
+                if lacking:
+                    link.event(Op.LEDGER_DOCUMENTS, encode_documents(lacking))
+            elif frame.op == Op.LEDGER_DOCUMENTS and self._merge(decode_documents(frame.body, MAX_BATCH), node):
+                self._save_soon()
+        except GridError as exc:
+            log.warning("refused a peer's ledger message", peer=node, error=exc.message)
+
+    def _merge(self, documents: Iterable[Document], source: NodeId | None) -> list[Document]:
+        accepted = self._ledger.merge(documents, self._verified)
+        if accepted:
+            self._tell(Op.LEDGER_DOCUMENTS, encode_documents(accepted), source)
+            self._follow()
+        return accepted
+
+    def _follow(self) -> None:
+        try:
+            release = self.release
+        except LedgerError as exc:
+            log.error("the grid's release cannot be read by this version", error=exc.message)
+            return
+        if release:
+            self._on_release(release)
+
+    def _save_soon(self) -> None:
+        job = asyncio.create_task(self._save(), name="save-ledger")
+        self._saves.add(job)
+        job.add_done_callback(self._saves.discard)
+
+    async def _save(self) -> None:
+        async with self._saving:
+            content = encode_documents(self._ledger.documents())
+            try:
+                await asyncio.to_thread(self._write, self._path, content)
+            except OSError as exc:
+                log.error("cannot save the ledger", path=str(self._path), error=str(exc))

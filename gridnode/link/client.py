@@ -1,0 +1,84 @@
+"""Dialling a link, and invoking over one."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+import msgspec
+
+from gridnode import wire
+from gridnode.errors import GridError, LinkClosed, NodeLost, NotAuthenticated
+from gridnode.link import Cancel, LinkEnd, LinkLimits
+from gridnode.link.protocol import Identify, Link
+from gridnode.messages import ReplyMeta
+from gridnode.model import Address, Done, Invocation, NodeId, Outcome
+from gridnode.wire import Frame, Op
+
+_SSL_TIMEOUT = 5.0
+
+
+_decode_meta = msgspec.json.Decoder(ReplyMeta).decode
+
+
+async def dial(address: Address, end: LinkEnd, context: ssl.SSLContext, identify: Identify, limits: LinkLimits) -> Link:
+    """A link to `address`, its TLS handshake done (the hello may still be on its way); raises LinkClosed."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_SSL_TIMEOUT):
+            _, link = await loop.create_connection(
+                lambda: Link(end, limits, identify, address),
+                address.host,
+                address.port,
+                ssl=context,
+                server_hostname="",
+                ssl_handshake_timeout=_SSL_TIMEOUT,
+                ssl_shutdown_timeout=1.0,
+            )
+    except ssl.SSLError as exc:
+        raise NotAuthenticated(f"{address}: {exc.reason or exc}") from exc
+    except TimeoutError as exc:
+        raise LinkClosed(f"{address}: no answer within {_SSL_TIMEOUT:g} s") from exc
+    except OSError as exc:
+        raise LinkClosed(f"{address}: {exc.strerror or exc}") from exc
+    return link
+
+
+class RemoteInvoker:
+    """Invokes on the peer at the far end of a link."""
+
+    def __init__(self, link: Link, node: NodeId, now: Callable[[], float]) -> None:
+        self._link = link
+        self._node = node
+        self._now = now
+
+    def invoke(self, call: Invocation, done: Done) -> Cancel:
+        """Send the call; a link that is closed or full is an outcome that never started."""
+        link, node = self._link, self._node
+
+        def replied(reply: Frame | GridError) -> None:
+            done(_outcome(reply, node))
+
+        deadline_ms = max(1, int((call.deadline - self._now()) * 1000))
+        try:
+            call_id = link.call(Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=deadline_ms)
+        except GridError as exc:
+            done(Outcome(error=exc, node=node, started=False))
+            return _nothing
+        return lambda: link.cancel(call_id)
+
+
+def _nothing() -> None:
+    return
+
+
+def _outcome(reply: Frame | GridError, node: NodeId) -> Outcome:
+    if isinstance(reply, GridError):
+        return Outcome(error=NodeLost(f"lost the node while the call was in it: {reply.message}"), node=node)
+    try:
+        instance = _decode_meta(reply.meta).instance if reply.meta else None
+    except msgspec.MsgspecError:
+        instance = None
+    if reply.flags & wire.FLAG_ERROR:
+        error = wire.decode_error(reply.body)
+        return Outcome(error=error, node=node, instance=instance, started=not error.retryable)
+    return Outcome(reply.body, node=node, instance=instance)

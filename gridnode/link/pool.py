@@ -1,0 +1,103 @@
+"""The links of this node, by peer."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from gridnode.errors import GridError, LinkClosed
+from gridnode.link.protocol import Link
+from gridnode.model import Address, NodeId
+
+
+class LinkPool:
+    """The open links of this node, by peer: one each, and for a moment two when both sides dialled."""
+
+    def __init__(self, self_id: NodeId, silent_after: float) -> None:
+        self._self_id = self_id
+        self._silent_after = silent_after
+        self._links: dict[NodeId, Link] = {}
+        self._surplus: set[Link] = set()
+
+    def __iter__(self) -> Iterator[tuple[NodeId, Link]]:
+        return iter(list(self._links.items()))
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def get(self, node: NodeId) -> Link | None:
+        return self._links.get(node)
+
+    def add(self, node: NodeId, link: Link) -> bool:
+        """Take an opened link; whether it is the one calls now go through. Both sides keep the lower id's dial."""
+        held = self._links.get(node)
+        if held and held.is_open and (held.address is None) != (link.address is None) and not self._wins(node, link):
+            self._surplus.add(link)
+            return False
+        self._links[node] = link
+        if held:
+            self._surplus.add(held)
+        return True
+
+    def remove(self, node: NodeId, link: Link) -> bool:
+        """Forget a closed link; whether the peer is now without one."""
+        self._surplus.discard(link)
+        if self._links.get(node) is not link:
+            return False
+        spare = next((other for other in self._surplus if _leads_to(other, node)), None)
+        if spare:
+            self._surplus.discard(spare)
+            self._links[node] = spare
+            return False
+        del self._links[node]
+        return True
+
+    def tick(self, now: float) -> None:
+        """Ping every peer, drop the silent, and close surplus links that carry nothing."""
+        for link in [*self._links.values(), *self._surplus]:
+            if now - link.last_heard > self._silent_after:
+                link.abort(LinkClosed(f"silent for {self._silent_after:g} s"))
+            elif link in self._surplus and link.address and not link.busy:
+                link.close()
+            else:
+                link.ping()
+
+    def close(self) -> None:
+        for link in [*self._links.values(), *self._surplus]:
+            link.close()
+
+    def _wins(self, node: NodeId, link: Link) -> bool:
+        dialler = self._self_id if link.address else node
+        return dialler == min(self._self_id, node)
+
+
+class BulkLinks:
+    """Second links to peers, for chunks, so that a release on its way holds up no call. dialler: opens one."""
+
+    def __init__(self, dialler: Callable[[Address], Awaitable[Link]]) -> None:
+        self._dialler = dialler
+        self._links: dict[NodeId, Link] = {}
+
+    async def get(self, node: NodeId, addresses: Sequence[Address], main: Link) -> Link:
+        """The open bulk link to `node`, dialled if need be; a peer that cannot be dialled is asked over `main`."""
+        held = self._links.get(node)
+        if held and held.is_open:
+            return held
+        for address in addresses:
+            try:
+                link = await self._dialler(address)
+                await link.wait_open()
+            except GridError:
+                continue
+            if link.peer and link.peer.node == node:
+                self._links[node] = link
+                return link
+            link.close()
+        return main
+
+    def close(self) -> None:
+        """Close all: nothing is being fetched."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+
+
+def _leads_to(link: Link, node: NodeId) -> bool:
+    return link.is_open and link.peer is not None and link.peer.node == node

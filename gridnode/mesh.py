@@ -1,0 +1,185 @@
+"""Keeps this node linked to its peers: feeds the Membership what happens and carries out its effects."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from gridnode import messages
+from gridnode.errors import BodyInvalid, GridError
+from gridnode.link.pool import LinkPool
+from gridnode.link.protocol import Link
+from gridnode.membership import (
+    Changed,
+    Dial,
+    DialFailed,
+    Effect,
+    Event,
+    FoundSelf,
+    LeaveHeard,
+    LinkedUp,
+    LinkLost,
+    Membership,
+    RecordHeard,
+    Sighted,
+    TellSightings,
+    Tick,
+)
+from gridnode.model import Address, Member, MemberState, NodeId, NodeRecord, Sighting
+from gridnode.wire import Frame, Op
+
+log = structlog.get_logger()
+
+_MAX_SIGHTINGS = 4096
+
+
+class Mesh:
+    """dialler: opens a link; on_change: rows or records changed; on_link: a peer is newly linked; on_event: others."""
+
+    def __init__(
+        self,
+        record: NodeRecord,
+        membership: Membership,
+        links: LinkPool,
+        dialler: Callable[[Address], Awaitable[Link]],
+        on_change: Callable[[], None],
+        on_link: Callable[[Link], None],
+        on_event: Callable[[NodeId, Frame], None],
+    ) -> None:
+        self._record = record
+        self._told = record.revision
+        self._membership = membership
+        self._links = links
+        self._dialler = dialler
+        self._on_change = on_change
+        self._on_link = on_link
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._dials: set[asyncio.Task[None]] = set()
+
+    # -- this node --------------------------------------------------------------------------------------------------
+
+    def record(self) -> NodeRecord:
+        return self._record
+
+    def update(self, at_once: bool = False, **changes: object) -> None:
+        """Change what this node says of itself; peers hear it now, or at the next tick."""
+        if all(getattr(self._record, name) == value for name, value in changes.items()):
+            return
+        self._record = msgspec.structs.replace(self._record, revision=self._record.revision + 1, **changes)
+        self._on_change()
+        if at_once:
+            self._tell_record()
+
+    # -- the others -------------------------------------------------------------------------------------------------
+
+    def members(self) -> list[Member]:
+        """This node and every peer it knows; `since` in unix seconds."""
+        offset = time.time() - self._loop.time()
+        peers = [Member(row.record, row.state, row.since + offset) for row in self._membership.members()]
+        return [Member(self._record, MemberState.ALIVE, float(self._record.started)), *peers]
+
+    def alive(self) -> list[tuple[NodeRecord, Link]]:
+        """Peers that can be called now."""
+        members = ((row, self._links.get(row.record.id)) for row in self._membership.members())
+        return [(row.record, link) for row, link in members if row.state is MemberState.ALIVE and link and link.is_open]
+
+    def get(self, node: NodeId) -> Member | None:
+        return self._membership.get(node)
+
+    def sighted(self, sighting: Sighting, seed: bool = False) -> None:
+        self._handle(Sighted(sighting, seed))
+
+    async def run(self, tick: float) -> None:
+        """Until cancelled: let time pass for membership and links."""
+        while True:
+            self._links.tick(self._loop.time())
+            if self._told != self._record.revision:
+                self._tell_record()
+            self._handle(Tick())
+            await asyncio.sleep(tick)
+
+    async def leave(self) -> None:
+        """Say goodbye and close every link."""
+        for dial in self._dials:
+            dial.cancel()
+        for _, link in self._links:
+            link.event(Op.LEAVE)
+        self._links.close()
+
+    def tell(self, op: Op, body: bytes, but: NodeId | None = None) -> None:
+        """Send an event to every linked peer, except `but`."""
+        for node, link in self._links:
+            if node != but:
+                link.event(op, body)
+
+    # -- what links report ------------------------------------------------------------------------------------------
+
+    def linked(self, link: Link, record: NodeRecord) -> None:
+        """A peer's hello arrived."""
+        if record.id == self._record.id:
+            if link.address:
+                self._handle(FoundSelf(link.address))
+            link.close()
+            return
+        first = self._links.get(record.id) is None
+        self._links.add(record.id, link)
+        self._handle(LinkedUp(record, link.address))
+        if first:
+            self._on_link(link)
+
+    def unlinked(self, link: Link, node: NodeId) -> None:
+        if self._links.remove(node, link):
+            self._handle(LinkLost(node))
+
+    def heard(self, node: NodeId, frame: Frame) -> None:
+        """An event from a peer; garbage is logged and dropped."""
+        try:
+            if frame.op == Op.RECORD:
+                record = messages.decode(frame.body, NodeRecord)
+                if record.id == node:
+                    self._handle(RecordHeard(record))
+            elif frame.op == Op.GOSSIP:
+                for sighting in messages.decode(frame.body, list[Sighting])[:_MAX_SIGHTINGS]:
+                    self._handle(Sighted(sighting))
+            elif frame.op == Op.LEAVE:
+                self._handle(LeaveHeard(node))
+            else:
+                self._on_event(node, frame)
+        except BodyInvalid as exc:
+            log.warning("malformed event from a peer", peer=node, op=frame.op, error=exc.message)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        for effect in self._membership.handle(event, self._loop.time()):
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Dial(address):
+                dial = asyncio.create_task(self._dial(address), name="dial")
+                self._dials.add(dial)
+                dial.add_done_callback(self._dials.discard)
+            case TellSightings(to, sightings):
+                link = self._links.get(to)
+                if link:
+                    link.event(Op.GOSSIP, messages.encode(sightings))
+            case Changed(member, before):
+                if member.state is not before:
+                    log.info("member", name=member.record.name, node=member.record.id, state=member.state, was=before)
+                self._on_change()
+
+    async def _dial(self, address: Address) -> None:
+        try:
+            link = await self._dialler(address)
+            await link.wait_open()
+        except GridError as exc:
+            log.debug("dial failed", address=str(address), error=exc.message)
+            self._handle(DialFailed(address))
+
+    def _tell_record(self) -> None:
+        self._told = self._record.revision
+        self.tell(Op.RECORD, messages.encode(self._record))

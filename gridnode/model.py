@@ -1,0 +1,163 @@
+"""Frozen types and id types shared by every layer. Types that travel are msgspec Structs."""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NewType
+
+import msgspec
+
+from gridnode.errors import GridError, TaskFailure
+
+NodeId = NewType("NodeId", str)
+"""40 hex digits: the first 20 bytes of SHA-256 of the node's raw Ed25519 public key."""
+TaskName = NewType("TaskName", str)
+"""`echo` (the file's own handler) or `req.get_ip` (a function of tasks/req.py)."""
+InstanceId = NewType("InstanceId", str)
+"""8 hex digits, unique on its node."""
+InvocationId = NewType("InvocationId", str)
+"""32 hex digits."""
+ChunkHash = NewType("ChunkHash", bytes)
+"""SHA-256 of a chunk's uncompressed bytes, 32 raw bytes."""
+Root = NewType("Root", str)
+"""64 hex digits: the hash of a manifest's root directory node."""
+
+
+class Role(enum.StrEnum):
+    """Who holds a certificate; nodes enforce it for every op."""
+
+    OPERATOR = "operator"
+    NODE = "node"
+
+
+class Address(msgspec.Struct, frozen=True, order=True):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """An unauthenticated hint that somebody may listen at `address`; `node` is what it claims to be."""
+
+    address: Address
+    node: NodeId | None = None
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Calls inside the node now, and how many it runs at once."""
+
+    in_flight: int = 0
+    capacity: int = 0
+
+
+class TaskSpec(msgspec.Struct, frozen=True):
+    """One task file of a release. memory: bytes; cpu: cores; timeout: seconds."""
+
+    name: str
+    file: str
+    runtime: str = "python"
+    memory: int = 256 * 1024 * 1024
+    cpu: float = 1.0
+    timeout: float = 30.0
+
+
+class Release(msgspec.Struct, frozen=True):
+    """What a deploy publishes. sequence: the ledger's, only ever grows; created: unix seconds."""
+
+    project: str
+    root: Root
+    sequence: int
+    created: int
+    size: int
+    files: int
+    tasks: tuple[TaskSpec, ...]
+
+
+class ReleaseState(enum.StrEnum):
+    FETCHING = "fetching"
+    STARTING = "starting"
+    ACTIVE = "active"
+    FAILED = "failed"
+
+
+class ReleaseStatus(msgspec.Struct, frozen=True):
+    """How far one node is with one release. have/total: bytes of chunks."""
+
+    sequence: int
+    root: Root
+    state: ReleaseState
+    have: int = 0
+    total: int = 0
+    error: str = ""
+
+
+class ReleaseReport(msgspec.Struct, frozen=True):
+    """One node's whole answer about its release: the status, and why task files failed."""
+
+    node: NodeId
+    status: ReleaseStatus | None
+    failures: tuple[TaskFailure, ...] = ()
+
+
+class NodeRecord(msgspec.Struct, frozen=True):
+    """What a node says of itself; a higher (incarnation, version of record) replaces a lower one."""
+
+    id: NodeId
+    name: str
+    incarnation: int
+    revision: int
+    addresses: tuple[Address, ...]
+    version: str
+    started: int
+    load: Load = Load()
+    release: ReleaseStatus | None = None
+    tasks: tuple[TaskName, ...] = ()
+
+
+class MemberState(enum.StrEnum):
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    LEFT = "left"
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A peer's row in the Membership. since: the time of the last state change, unix seconds."""
+
+    record: NodeRecord
+    state: MemberState
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One call on its way. deadline: the loop's clock, seconds; body and meta pass through undecoded."""
+
+    id: InvocationId
+    task: TaskName
+    body: bytes
+    deadline: float
+    meta: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an Invocation: `body`, or `error`. started: the task may have run, wholly or in part.
+
+    name: the node's own; duration: seconds.
+    """
+
+    body: bytes = b""
+    error: GridError | None = None
+    node: NodeId | None = None
+    name: str = ""
+    instance: InstanceId | None = None
+    started: bool = True
+    attempts: int = 1
+    duration: float = 0.0
+
+
+Done = Callable[[Outcome], None]
+"""Called exactly once with a call's Outcome, from the event loop; must not raise."""

@@ -1,0 +1,93 @@
+"""What a node answers to whom: the control ops by role, and the two ways an INVOKE may go."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gridnode import messages
+from gridnode.errors import LedgerError, NodeNotFound
+from gridnode.ledger import Document, decode_documents, encode_documents
+from gridnode.link import Cancel
+from gridnode.link.protocol import Link
+from gridnode.link.server import Answer, Invoke
+from gridnode.model import Done, Invocation, Member, NodeId, ReleaseReport, Role
+from gridnode.router import Router
+from gridnode.sandbox.pool import Pool
+from gridnode.sync.transfer import ChunkOps
+from gridnode.wire import Frame, Op
+
+_STATUS_TIMEOUT = 5.0
+
+
+class Ledger(Protocol):
+    def documents(self) -> list[Document]: ...
+    async def put(self, document: Document) -> None: ...
+
+
+class Operations:
+    """me: this node; peer: the open link to another, or None."""
+
+    def __init__(
+        self,
+        me: NodeId,
+        members: Callable[[], list[Member]],
+        peer: Callable[[NodeId], Link | None],
+        report: Callable[[], ReleaseReport],
+        ledger: Ledger,
+        chunks: ChunkOps,
+    ) -> None:
+        self._me = me
+        self._members = members
+        self._peer = peer
+        self._report = report
+        self._ledger = ledger
+        self._chunks = chunks
+
+    def table(self) -> dict[tuple[Role, int], Answer]:
+        """Every control op a role may ask for; whatever is not here is refused."""
+        return {
+            (Role.OPERATOR, Op.NODES): self._nodes,
+            (Role.OPERATOR, Op.RELEASE_STATUS): self._release_status,
+            (Role.OPERATOR, Op.LEDGER_GET): self._ledger_get,
+            (Role.OPERATOR, Op.LEDGER_PUT): self._ledger_put,
+            (Role.OPERATOR, Op.CHUNKS_MISSING): lambda frame: self._chunks.missing(frame.body),
+            (Role.OPERATOR, Op.CHUNKS_PUT): lambda frame: self._chunks.take(frame.body),
+            (Role.NODE, Op.CHUNKS_GET): lambda frame: self._chunks.give(frame.body),
+            (Role.NODE, Op.RELEASE_STATUS): self._own_status,
+        }
+
+    async def _nodes(self, frame: Frame) -> bytes:
+        return messages.encode(self._members())
+
+    async def _own_status(self, frame: Frame) -> bytes:
+        return messages.encode(self._report())
+
+    async def _release_status(self, frame: Frame) -> bytes:
+        node = NodeId(frame.name)
+        if node in ("", self._me):
+            return messages.encode(self._report())
+        link = self._peer(node)
+        if link is None:
+            raise NodeNotFound(f"{node[:12]} is not linked to this node")
+        return await link.request(Op.RELEASE_STATUS, timeout=_STATUS_TIMEOUT)
+
+    async def _ledger_get(self, frame: Frame) -> bytes:
+        return encode_documents(self._ledger.documents())
+
+    async def _ledger_put(self, frame: Frame) -> bytes:
+        documents = decode_documents(frame.body)
+        if len(documents) != 1:
+            raise LedgerError(f"expected one document, got {len(documents)}")
+        await self._ledger.put(documents[0])
+        return b""
+
+
+def invokes(pool: Pool, router: Router) -> dict[Role, Invoke]:
+    """A peer's call runs here and nowhere else: a forwarded call cannot be forwarded again."""
+
+    def from_peer(call: Invocation, done: Done, frame: Frame) -> Cancel:
+        return pool.invoke(call, done)
+
+    def from_client(call: Invocation, done: Done, frame: Frame) -> Cancel:
+        return router.route(call, done, messages.decode_call_meta(frame.meta).node)
+
+    return {Role.NODE: from_peer, Role.OPERATOR: from_client}

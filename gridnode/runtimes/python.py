@@ -1,0 +1,399 @@
+"""The Python runtime: serves one task file inside its sandbox. One file, standard library only.
+
+It imports the file, dials the node's socket, says HELLO with the handlers it found, then answers calls until the
+container ends. Frames are those of gridnode.wire. A file with sync handlers only is served by one thread in a blocking
+loop, which costs a few microseconds a call; one with an async handler by an asyncio loop, see python_async.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import inspect
+import json
+import logging
+import math
+import os
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+VERSION = 1
+HEADER = struct.Struct(">IQBBHIHH")
+HEADER_SIZE = HEADER.size
+HELLO, CALL, REPLY, CANCEL, PING, PONG = 1, 2, 3, 5, 7, 8
+FLAG_ERROR = 1
+OP_INVOKE = 1
+MAX_BODY, MAX_FRAME = 6 * 1024 * 1024, 6 * 1024 * 1024 + 8192
+MAX_TRACE, MAX_MESSAGE = 8192, 2000
+MAX_HANDLERS = 128
+BUFFER_SIZE = 64 * 1024
+ASYNC_CONCURRENCY = 64
+PID = os.getpid()
+HERE = os.path.dirname(os.path.abspath(__file__))
+DIAL_PATIENCE, REDIAL_PATIENCE, REDIAL_PAUSE, HELLO_GRACE = 30.0, 600.0, 0.2, 2.0
+
+
+class Fault(Exception):
+    """An error Reply: a code of gridnode.errors, a message, and the user's part of the traceback."""
+
+    def __init__(self, code: str, message: str, trace: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.trace = code, message, trace
+
+    def as_json(self) -> dict[str, str]:
+        body = {"code": self.code, "message": self.message[:MAX_MESSAGE]}
+        return body | {"trace": self.trace[-MAX_TRACE:]} if self.trace else body
+
+
+class Frame(NamedTuple):
+    kind: int
+    call_id: int
+    op: int
+    deadline_ms: int
+    name: bytes
+    meta: bytes
+    body: bytes
+
+
+class Context:
+    """What a handler may know of its call. deadline: unix seconds, or None."""
+
+    __slots__ = ("_meta", "deadline", "task")
+    node = os.environ.get("GRID_NODE", "")
+    instance = os.environ.get("GRID_INSTANCE", "")
+
+    def __init__(self, task: str, deadline_ms: int, meta: bytes) -> None:
+        self.task = task
+        self.deadline = time.time() + deadline_ms / 1000 if deadline_ms else None
+        self._meta = meta
+
+    @property
+    def invocation_id(self) -> str:
+        return str(self._read("id", ""))
+
+    @property
+    def attempt(self) -> int:
+        return int(self._read("attempt", 1))
+
+    @property
+    def log(self) -> logging.Logger:
+        return logging.getLogger(self.task)
+
+    def remaining(self) -> float:
+        """Seconds until the deadline; infinite without one, never negative."""
+        return math.inf if self.deadline is None else max(0.0, self.deadline - time.time())
+
+    def _read(self, key: str, default: object) -> Any:
+        try:
+            return json.loads(self._meta).get(key, default)
+        except (ValueError, AttributeError):
+            return default
+
+
+class Handler(NamedTuple):
+    """A callable of the task file; arity: how many of (event, context) it takes."""
+
+    name: str
+    function: Callable[..., Any]
+    arity: int
+    is_async: bool
+
+    def call(self, frame: Frame) -> Any:
+        """Call it: a result, or an awaitable of one; Fault when the body is not JSON."""
+        if self.arity == 0:
+            return self.function()
+        event = _event(frame.body)
+        if self.arity == 1:
+            return self.function(event)
+        return self.function(event, Context(self.name, frame.deadline_ms, frame.meta))
+
+
+Handlers = dict[bytes, Handler]
+
+
+class Inbox:
+    """The bytes of one connection, cut into frames. Holds one frame at most beyond what was read."""
+
+    def __init__(self) -> None:
+        self._resize(BUFFER_SIZE)
+        self._start = self._end = 0
+
+    def space(self) -> memoryview:
+        """Where the next bytes go."""
+        return self._view[self._end :]
+
+    def received(self, size: int) -> Iterator[Frame]:
+        """Every frame that `size` more bytes complete; ValueError on one that is malformed."""
+        self._end += size
+        while self._end - self._start >= HEADER_SIZE:
+            length, call_id, kind, _, op, deadline, name_len, meta_len = HEADER.unpack_from(self._buffer, self._start)
+            name_at = self._start + HEADER_SIZE
+            meta_at, end = name_at + name_len, name_at + length
+            body_at = meta_at + meta_len
+            if length > MAX_FRAME or body_at > end:
+                raise ValueError(f"malformed frame of {length} bytes")
+            if end > self._end:
+                break
+            view, self._start = self._view, end
+            parts = bytes(view[name_at:meta_at]), bytes(view[meta_at:body_at]), bytes(view[body_at:end])
+            yield Frame(kind, call_id, op, deadline, *parts)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        held, size = self._end - self._start, BUFFER_SIZE
+        if held >= HEADER_SIZE:
+            size = max(size, HEADER_SIZE + int.from_bytes(self._view[self._start : self._start + 4], "big"))
+        if self._start or size != len(self._buffer):
+            rest = bytes(self._view[self._start : self._end])
+            if size != len(self._buffer):
+                self._resize(size)
+            self._buffer[:held] = rest
+            self._start, self._end = 0, held
+
+    def _resize(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
+
+
+def pack(kind: int, call_id: int, body: bytes = b"", flags: int = 0) -> bytes:
+    return HEADER.pack(len(body), call_id, kind, flags, 0, 0, 0, 0) + body
+
+
+def pack_error(call_id: int, fault: Fault) -> bytes:
+    return pack(REPLY, call_id, _text(fault.as_json()), FLAG_ERROR)
+
+
+def _text(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _unfit(value: object) -> Any:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    raise TypeError(f"the result holds a {kind}, not JSON: return None, bool, int, float, str, list or dict")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_unfit).encode
+_decode = json.JSONDecoder().decode
+
+
+def pack_result(call_id: int, result: Any) -> bytes:
+    """A Reply with the result in JSON; Fault when it has no such form or is too large."""
+    try:
+        body = _encode(result).encode()
+    except UnicodeEncodeError:  # a lone surrogate, as in a file name: only an escape can carry it
+        body = json.dumps(result).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise Fault("task_raised", f"{type(exc).__name__}: {exc}") from exc
+    if len(body) > MAX_BODY:
+        raise Fault("body_too_large", f"the result is {len(body)} bytes of JSON, at most {MAX_BODY} are allowed")
+    return pack(REPLY, call_id, body)
+
+
+def _event(body: bytes) -> Any:
+    if not body:
+        return None
+    try:
+        return _decode(body.decode())
+    except (ValueError, RecursionError) as exc:
+        raise Fault("body_invalid", f"the body is not JSON: {exc}") from exc
+
+
+def pack_raised(call_id: int, exc: BaseException) -> bytes:
+    """The exception as task_raised, with our own frames cut off the head of its traceback."""
+    if os.getpid() != PID:  # a child that the handler forked
+        os._exit(1)
+    return pack_error(call_id, Fault("task_raised", _summary(exc), _trace(exc)))
+
+
+def _summary(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception:
+        text = "(no text: its __str__ raises)"
+    return f"{type(exc).__qualname__}: {text}" if text else type(exc).__qualname__
+
+
+def _trace(exc: BaseException) -> str:
+    tb = exc.__traceback__
+    while tb and tb.tb_frame.f_code.co_filename.startswith((HERE, "<frozen")):
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, tb))
+
+
+def load(root: str, file: str, task: str) -> Handlers:
+    """Import the task file and find its handlers; Fault instance_failed with the user's traceback."""
+    path = os.path.join(root, file)
+    set_path(root, os.path.dirname(path))
+    try:
+        module = import_file(os.path.splitext(file)[0].replace("/", "."), path)
+    except BaseException as exc:
+        raise Fault("instance_failed", f"{_summary(exc)} ({_place(exc, root, file)})", _trace(exc)) from exc
+    found = {handler.name.encode(): handler for handler in find_handlers(module, task)}
+    if not 0 < len(found) <= MAX_HANDLERS:
+        raise Fault("instance_failed", f"{file} has {len(found)} public functions; 1 to {MAX_HANDLERS} can be served")
+    return found
+
+
+def set_path(root: str, directory: str) -> None:
+    """The project first, as when run from its directory; tasks and vendored packages hide no standard module."""
+    packages = (n for n, path in enumerate(sys.path) if path.endswith("-packages"))
+    at = next(packages, len(sys.path))
+    sys.path[at:at] = [path for path in (directory, os.path.join(root, "vendor")) if os.path.isdir(path)]
+    sys.path.insert(0, root)
+
+
+def import_file(name: str, path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def find_handlers(module: ModuleType, task: str) -> Iterator[Handler]:
+    """The file's own public functions: the default one under the bare task name, the others as `task.function`."""
+    functions = {name: value for name, value in vars(module).items() if _is_own_function(module, name, value)}
+    stem = task.rpartition("/")[2].replace("-", "_")
+    only = next(iter(functions)) if len(functions) == 1 else ""
+    default = next((name for name in ("handler", stem, only) if name in functions), None)
+    for name, function in functions.items():
+        is_async = inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function)
+        yield Handler(task if name == default else f"{task}.{name}", function, arity(function), is_async)
+
+
+def _is_own_function(module: ModuleType, name: str, value: object) -> bool:
+    if name.startswith("_") or isinstance(value, type) or getattr(value, "__module__", None) != module.__name__:
+        return False
+    return inspect.isfunction(value) or (callable(value) and hasattr(value, "__wrapped__"))
+
+
+def arity(function: Callable[..., Any]) -> int:
+    """How many of (event, context) to pass: a second parameter that has a default is the task's own."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return 2
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 2
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(places) > 1 and (places[1].default is places[1].empty or places[1].name in ("context", "ctx")):
+        return 2
+    return min(len(places), 1)
+
+
+def _place(exc: BaseException, root: str, file: str) -> str:
+    if isinstance(exc, SyntaxError) and exc.filename and exc.filename.startswith(root):
+        return f"{os.path.relpath(exc.filename, root)} line {exc.lineno}"
+    for entry in reversed(traceback.extract_tb(exc.__traceback__)):
+        if entry.filename.startswith(root + "/"):
+            return f"{os.path.relpath(entry.filename, root)} line {entry.lineno}"
+    return file
+
+
+def answer(handlers: Handlers, frame: Frame) -> bytes:
+    """Run a sync handler: its Reply, whatever happens in it."""
+    try:
+        return pack_result(frame.call_id, _handler(handlers, frame).call(frame))
+    except Fault as fault:
+        return pack_error(frame.call_id, fault)
+    except BaseException as exc:
+        return pack_raised(frame.call_id, exc)
+
+
+def _handler(handlers: Handlers, frame: Frame) -> Handler:
+    if frame.op != OP_INVOKE:
+        raise Fault("call", f"op {frame.op} is not served here")
+    handler = handlers.get(frame.name)
+    if handler is None:
+        known = ", ".join(sorted(name.decode() for name in handlers))
+        raise Fault("task_not_found", f"no task {frame.name.decode(errors='replace')!r} here, there is: {known}")
+    return handler
+
+
+def dial(path: str, patience: float) -> socket.socket | None:
+    """Connect, trying again for `patience` seconds; None when nobody listened."""
+    give_up, delay = time.monotonic() + patience, 0.01
+    while time.monotonic() < give_up:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(path)
+            return sock
+        except OSError:
+            sock.close()
+        time.sleep(delay)
+        delay = min(delay * 2, 1.0)
+    return None
+
+
+def serve_sync(sock: socket.socket, hello: bytes, handlers: Handlers) -> None:
+    """Answer one frame after the other, each before the next starts, until the connection ends."""
+    inbox = Inbox()
+    sock.sendall(hello)
+    while size := sock.recv_into(inbox.space()):
+        for frame in inbox.received(size):
+            if frame.kind == CALL:
+                # Sent before the next call starts: a reply never waits for another call's handler.
+                sock.sendall(answer(handlers, frame))
+            elif frame.kind == PING:
+                sock.sendall(pack(PONG, frame.call_id))
+
+
+def run_sync(path: str, hello: bytes, handlers: Handlers) -> None:
+    patience = DIAL_PATIENCE
+    while sock := dial(path, patience):
+        with sock, contextlib.suppress(OSError, ValueError):
+            serve_sync(sock, hello, handlers)
+        patience = REDIAL_PATIENCE
+        time.sleep(REDIAL_PAUSE)
+
+
+def refuse(path: str, fault: Fault) -> None:
+    """Say in the HELLO why this file cannot be served, and give the node time to read it."""
+    sys.stderr.write(f"{fault.trace or fault.message}\n")
+    with dial(path, DIAL_PATIENCE) or socket.socket() as sock, contextlib.suppress(OSError):
+        sock.settimeout(HELLO_GRACE)
+        sock.sendall(pack(HELLO, 0, _text({"version": VERSION, "handlers": [], "error": fault.as_json()})))
+        while sock.recv(BUFFER_SIZE):
+            pass
+
+
+def describe(handlers: Handlers) -> bytes:
+    found = [{"name": h.name, "concurrency": ASYNC_CONCURRENCY if h.is_async else 1} for h in handlers.values()]
+    return pack(HELLO, 0, _text({"version": VERSION, "handlers": found}))
+
+
+def run_async(path: str, hello: bytes, handlers: Handlers) -> None:
+    # Loaded by path and only here: asyncio takes time and memory, and no task is to find our package on its own path.
+    sys.modules["gridnode.runtimes.python"] = sys.modules[__name__]
+    module = import_file("gridnode.runtimes.python_async", os.path.join(HERE, "python_async.py"))
+    module.run(path, hello, handlers)
+
+
+def main() -> None:
+    """Serve until nobody has listened for a long time; the process then ends with 1."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    path = os.environ["GRID_SOCKET"]
+    try:
+        handlers = load(os.environ.get("GRID_ROOT", "/task"), os.environ["GRID_FILE"], os.environ["GRID_TASK"])
+    except Fault as fault:
+        refuse(path, fault)
+        sys.exit(1)
+    gc.collect()
+    gc.freeze()
+    run = run_async if any(handler.is_async for handler in handlers.values()) else run_sync
+    run(path, describe(handlers), handlers)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

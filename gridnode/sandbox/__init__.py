@@ -1,0 +1,63 @@
+"""Isolation of tasks: what a sandbox backend must do, and the pool's side of it.
+
+A backend (docker.py) starts one container per instance from a SandboxSpec. The runtime inside dials the unix
+socket `grid.sock` in `socket_dir`, which is mounted read-only at /run/grid, and speaks the wire protocol.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from gridnode.model import InstanceId, NodeId
+
+__all__ = ["Exit", "Sandbox", "SandboxSpec"]
+
+
+class SandboxSpec(msgspec.Struct, frozen=True):
+    """One instance to start. Paths are the host's. memory, tmp_size: bytes; cpu: cores."""
+
+    instance: InstanceId
+    node: NodeId
+    node_name: str
+    grid: str
+    release: str
+    task: str
+    file: str
+    runtime: str
+    image: str
+    release_dir: str
+    socket_dir: str
+    memory: int
+    cpu: float
+    pids: int = 128
+    tmp_size: int = 64 * 1024 * 1024
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a sandbox ended."""
+
+    code: int
+    oom: bool = False
+    log: str = ""
+
+
+class Sandbox(Protocol):
+    """A backend. Every method raises EngineUnavailable or SandboxError, never the engine's own errors."""
+
+    async def start(self, spec: SandboxSpec) -> None:
+        """Start the instance; returns once it runs."""
+
+    async def wait(self, instance: InstanceId) -> Exit:
+        """Wait until it ended, with its last log lines."""
+
+    async def stop(self, instance: InstanceId, grace: float) -> None:
+        """Terminate after `grace` seconds at most and remove it; unknown instances are fine."""
+
+    async def logs(self, instance: InstanceId, lines: int) -> str:
+        """Its last lines of output, bounded."""
+
+    async def running(self) -> list[InstanceId]:
+        """Instances of this node that the backend holds, ended ones included."""
+
+    async def close(self) -> None:
+        """Let go of the engine's connection; sandboxes stay."""

@@ -1,0 +1,298 @@
+"""Sandboxes as containers of a Docker engine (API 1.41 and later). The Docker SDK is used here only.
+
+The SDK is synchronous: calls run on a few threads of their own. Exits of all instances come over one event stream,
+read by one thread: a blocking wait per instance would take a thread and a connection each.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from docker.api.client import APIClient  # type: ignore[import-untyped]
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound  # type: ignore[import-untyped]
+from requests.exceptions import RequestException
+
+from gridnode.errors import EngineUnavailable, SandboxError
+from gridnode.model import InstanceId, NodeId
+from gridnode.sandbox import Exit, SandboxSpec
+from gridnode.sandbox.spec import LABEL_INSTANCE, container_config, container_id, container_name, node_filters
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+DEFAULT_URL = "unix:///var/run/docker.sock"
+MAX_LOG_LINES = 1000
+MAX_LOG = 64 * 1024
+_EXIT_LOG_LINES = 50
+_KILLED = 137
+_EVENTS_OVERLAP = 5
+_EVENTS_RETRY = 1.0
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+@dataclass(eq=False)
+class _Waiter:
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    code: int | None = None
+
+
+class DockerSandbox:
+    """The Sandbox backend of one node. timeout: seconds the engine may take to answer one request."""
+
+    def __init__(self, node: NodeId, url: str = DEFAULT_URL, timeout: float = 30.0, threads: int = 4) -> None:
+        self._node = node
+        self._engine = _Engine(url, timeout)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="engine")
+        self._ids: dict[InstanceId, str] = {}
+        self._waiters: defaultdict[str, set[_Waiter]] = defaultdict(set)
+        self._events: _Events | None = None
+
+    async def start(self, spec: SandboxSpec) -> None:
+        """Create and start the container; leaves none behind when it fails or is cancelled."""
+        name, config = container_name(spec), container_config(spec)
+        starting = asyncio.ensure_future(self._call(lambda client: _start(client, name, config)))
+        try:
+            self._ids[spec.instance] = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(SandboxError):
+                container = await starting
+                await self._call(lambda client: _remove(client, container))
+            raise
+
+    async def wait(self, instance: InstanceId) -> Exit:
+        """Wait until it ended, with its last log lines; SandboxError when there is no such instance."""
+        container = await self._find(instance)
+        if container is None:
+            raise SandboxError(f"no sandbox of instance {instance}")
+        code, oom = await self._wait_ended(container)
+        text = await self._call(lambda client: _logs(client, container, _EXIT_LOG_LINES))
+        return Exit(code, oom, text)
+
+    async def stop(self, instance: InstanceId, grace: float) -> None:
+        """SIGTERM, SIGKILL after `grace` seconds, and remove; an unknown instance is fine."""
+        container = await self._find(instance)
+        if container is None:
+            return
+        if grace > 0 and await self._call(lambda client: _terminate(client, container)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._wait_ended(container)
+        await self._call(lambda client: _remove(client, container))
+        self._ids.pop(instance, None)
+
+    async def logs(self, instance: InstanceId, lines: int) -> str:
+        """Its last lines of output, 64 KiB at most; empty for an unknown instance."""
+        container = await self._find(instance)
+        return await self._call(lambda client: _logs(client, container, lines)) if container else ""
+
+    async def running(self) -> list[InstanceId]:
+        """Instances of this node that the engine holds, ended ones included."""
+        found = await self._list(None)
+        self._ids = {InstanceId(row["Labels"][LABEL_INSTANCE]): row["Id"] for row in found}
+        return list(self._ids)
+
+    async def own_image(self) -> str | None:
+        """Id of the image this process itself runs from; None when it is in no container of this engine."""
+        return await self._call(_own_image)
+
+    async def close(self) -> None:
+        """Let go of the engine; sandboxes stay."""
+        if self._events:
+            await asyncio.to_thread(self._events.close)
+            self._events = None
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.close()
+
+    async def _call(self, function: Callable[[APIClient], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._engine.run, function)
+
+    async def _find(self, instance: InstanceId) -> str | None:
+        if instance not in self._ids:
+            found = await self._list(instance)
+            if not found:
+                return None
+            self._ids[instance] = found[0]["Id"]
+        return self._ids[instance]
+
+    async def _list(self, instance: InstanceId | None) -> list[dict[str, Any]]:
+        wanted = {"label": [*node_filters(self._node, instance), LABEL_INSTANCE]}
+        return await self._call(lambda client: list(client.containers(all=True, filters=wanted)))
+
+    async def _wait_ended(self, container: str) -> tuple[int, bool]:
+        """(exit code, killed for memory), also of one that is removed meanwhile."""
+        self._watch()
+        waiter = _Waiter()
+        self._waiters[container].add(waiter)
+        try:
+            while True:
+                state = await self._call(lambda client: _state(client, container))
+                if state is None:
+                    return (_KILLED if waiter.code is None else waiter.code), False
+                if state["Status"] in ("exited", "dead"):
+                    return int(state["ExitCode"]), bool(state["OOMKilled"])
+                await waiter.stirred.wait()
+                waiter.stirred.clear()
+        finally:
+            self._waiters[container].discard(waiter)
+            if not self._waiters[container]:
+                del self._waiters[container]
+
+    def _watch(self) -> None:
+        if self._events is None:
+            loop = asyncio.get_running_loop()
+
+            def stir(container: str | None, code: int | None) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._stir, container, code)
+
+            self._events = _Events(self._engine, self._node, stir)
+            self._events.start()
+
+    def _stir(self, container: str | None, code: int | None) -> None:
+        """Have the waiters of one container, or all of them, look again."""
+        for key in [container] if container else list(self._waiters):
+            for waiter in self._waiters.get(key, ()):
+                waiter.code = waiter.code if code is None else code
+                waiter.stirred.set()
+
+
+class _Engine:
+    """The connection to the engine, made at first use; the boundary where the SDK's errors end."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._client: APIClient | None = None
+
+    def run(self, function: Callable[[APIClient], T]) -> T:
+        try:
+            return function(self._connected())
+        except (DockerException, RequestException, OSError) as exc:
+            raise self._translated(exc) from exc
+
+    def close(self) -> None:
+        if self._client:
+            self._client.close()
+
+    def _connected(self) -> APIClient:
+        with self._lock:
+            if self._client is None:
+                self._client = APIClient(self._url, version="auto", timeout=self._timeout)
+            return self._client
+
+    def _translated(self, exc: Exception) -> SandboxError:
+        if isinstance(exc, ImageNotFound):
+            return SandboxError(
+                f"the sandbox image is not on this server: {exc.explanation}",
+                hint="load it there with docker load, or docker pull it",
+            )
+        if isinstance(exc, APIError):
+            return SandboxError(f"the container engine refused: {exc.explanation or exc}")
+        return EngineUnavailable(
+            f"no container engine answers at {self._url}: {exc}", hint="is it running? systemctl status docker"
+        )
+
+
+class _Events(threading.Thread):
+    """Tells `stir` of every container of the node that ends, and of everything (None) whenever it begins to listen."""
+
+    def __init__(self, engine: _Engine, node: NodeId, stir: Callable[[str | None, int | None], None]) -> None:
+        super().__init__(name="engine-events", daemon=True)
+        self._engine = engine
+        self._filters = {"type": "container", "event": ["die", "destroy"], "label": node_filters(node)}
+        self._stir = stir
+        self._closed = threading.Event()
+        self._stream: Any = None
+
+    def run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._engine.run(self._listen)
+            except Exception as exc:  # also what the SDK's stream parser raises: exits must go on being noticed
+                log.warning("engine events: %s", exc)
+            self._closed.wait(_EVENTS_RETRY)
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._stream:
+            with contextlib.suppress(DockerException, OSError):
+                self._stream.close()
+        self.join()
+
+    def _listen(self, client: APIClient) -> None:
+        # The engine sends its headers before it subscribes us: `since` replays what falls in between.
+        since = int(time.time()) - _EVENTS_OVERLAP
+        self._stream = client.events(decode=True, filters=self._filters, since=since)
+        self._stir(None, None)
+        if self._closed.is_set():
+            self._stream.close()
+        for event in self._stream:
+            code = event.get("Actor", {}).get("Attributes", {}).get("exitCode")
+            self._stir(event["id"], int(code) if code is not None else None)
+
+
+def _start(client: APIClient, name: str, config: dict[str, Any]) -> str:
+    container: str = client.create_container_from_config(config, name)["Id"]
+    try:
+        client.start(container)
+    except (DockerException, RequestException):
+        _remove(client, container)
+        raise
+    return container
+
+
+def _terminate(client: APIClient, container: str) -> bool:
+    """False when it has ended already."""
+    try:
+        client.kill(container, "SIGTERM")
+    except APIError as exc:
+        if exc.status_code in (404, 409):
+            return False
+        raise
+    return True
+
+
+def _remove(client: APIClient, container: str) -> None:
+    try:
+        client.remove_container(container, v=True, force=True)
+    except APIError as exc:
+        if exc.status_code not in (404, 409):  # 409: its removal is under way
+            raise
+
+
+def _state(client: APIClient, container: str) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = client.inspect_container(container)["State"]
+    except NotFound:
+        return None
+    return state
+
+
+def _logs(client: APIClient, container: str, lines: int) -> str:
+    try:
+        output: bytes = client.logs(container, tail=min(max(lines, 0), MAX_LOG_LINES))
+    except APIError as exc:
+        if exc.status_code in (404, 409):
+            return ""
+        raise
+    return output[-MAX_LOG:].decode(errors="replace")
+
+
+def _own_image(client: APIClient) -> str | None:
+    container = container_id(_MOUNTINFO.read_text(errors="replace"))
+    if container is None:
+        return None
+    try:
+        image: str = client.inspect_container(container)["Image"]
+    except NotFound:
+        return None
+    return image

@@ -1,0 +1,170 @@
+"""A SandboxSpec as the body of the engine's POST /containers/create: every default that isolates a task."""
+
+import re
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from gridnode.errors import SandboxError
+from gridnode.model import InstanceId, NodeId
+from gridnode.sandbox import SandboxSpec
+
+LABEL_NODE: Final = "gridcontrol.node"
+LABEL_INSTANCE: Final = "gridcontrol.instance"
+LABEL_GRID: Final = "gridcontrol.grid"
+LABEL_TASK: Final = "gridcontrol.task"
+LABEL_RELEASE: Final = "gridcontrol.release"
+
+RELEASE_MOUNT: Final = "/task"
+SOCKET_MOUNT: Final = "/run/grid"
+SOCKET_NAME: Final = "grid.sock"
+
+NOBODY: Final = "65534:65534"
+ENTRYPOINTS: Final = {"python": ("/usr/bin/python3", "-I", "/usr/lib/gridnode/runtimes/python.py")}
+
+MIN_MEMORY: Final = 16 * 1024 * 1024
+MIN_PIDS: Final = 8
+MAX_CPU: Final = 1024.0
+_OPEN_FILES: Final = 4096
+_TMP_INODES: Final = 16384
+_LOG_SIZE: Final = "1m"
+_LOG_FILES: Final = "2"
+_IDS: Final = {"instance": r"[0-9a-f]{8}", "node": r"[0-9a-f]{40}"}
+_TEXTS: Final = {"node_name": 64, "grid": 100, "release": 100, "task": 200, "file": 1000, "image": 300}
+_CONTAINER_ID: Final = re.compile(r"containers/([0-9a-f]{64})/\S* /etc/(?:hostname|hosts|resolv\.conf) ")
+
+
+def container_name(spec: SandboxSpec) -> str:
+    """`gridcontrol-<node8>-<task>-<instance>`, in the characters an engine takes."""
+    return f"gridcontrol-{spec.node[:8]}-{re.sub(r'[^A-Za-z0-9_.-]', '-', spec.task)[:40]}-{spec.instance}"
+
+
+def container_config(spec: SandboxSpec) -> dict[str, Any]:
+    """The engine's container configuration, HostConfig included; SandboxError when a field is out of bounds."""
+    _check(spec)
+    return {
+        "Image": spec.image,
+        "Entrypoint": list(ENTRYPOINTS[spec.runtime]),
+        "Cmd": [],
+        "Env": [f"{name}={value}" for name, value in environment(spec).items()],
+        "Labels": labels(spec),
+        "Hostname": spec.instance,
+        "User": NOBODY,
+        "WorkingDir": RELEASE_MOUNT,
+        "Tty": False,
+        "OpenStdin": False,
+        "NetworkDisabled": True,
+        "Healthcheck": {"Test": ["NONE"]},
+        "StopSignal": "SIGTERM",
+        "HostConfig": _isolation(spec) | _limits(spec),
+    }
+
+
+def environment(spec: SandboxSpec) -> dict[str, str]:
+    """What the runtime learns from its environment; never a secret, `docker inspect` shows it."""
+    return {
+        "GRID_SOCKET": f"{SOCKET_MOUNT}/{SOCKET_NAME}",
+        "GRID_TASK": spec.task,
+        "GRID_FILE": spec.file,
+        "GRID_NODE": spec.node_name,
+        "GRID_INSTANCE": spec.instance,
+        "HOME": "/tmp",
+        "LANG": "C.UTF-8",
+    }
+
+
+def labels(spec: SandboxSpec) -> dict[str, str]:
+    """By what a node finds its sandboxes again."""
+    return {
+        LABEL_NODE: spec.node,
+        LABEL_INSTANCE: spec.instance,
+        LABEL_GRID: spec.grid,
+        LABEL_TASK: spec.task,
+        LABEL_RELEASE: spec.release,
+    }
+
+
+def node_filters(node: NodeId, instance: InstanceId | None = None) -> list[str]:
+    """Label filters for one node's sandboxes, or for one of them."""
+    return [f"{LABEL_NODE}={node}"] + ([f"{LABEL_INSTANCE}={instance}"] if instance else [])
+
+
+def container_id(mountinfo: str) -> str | None:
+    """The id of the container whose /proc/self/mountinfo this is, from the files the engine mounts over /etc."""
+    found = _CONTAINER_ID.search(mountinfo)
+    return found.group(1) if found else None
+
+
+def _isolation(spec: SandboxSpec) -> dict[str, Any]:
+    # The engine's seccomp and AppArmor profiles apply because SecurityOpt does not name any.
+    return {
+        "NetworkMode": "none",
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "Privileged": False,
+        "IpcMode": "private",
+        "Init": True,
+        "RestartPolicy": {"Name": "no"},
+        "AutoRemove": False,
+        "Mounts": [_mount(spec.release_dir, RELEASE_MOUNT), _mount(spec.socket_dir, SOCKET_MOUNT)],
+        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={spec.tmp_size},nr_inodes={_TMP_INODES}"},
+        "ShmSize": spec.tmp_size,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": _LOG_SIZE, "max-file": _LOG_FILES}},
+    }
+
+
+def _limits(spec: SandboxSpec) -> dict[str, Any]:
+    return {
+        "Memory": spec.memory,
+        "MemorySwap": spec.memory,
+        "NanoCpus": int(spec.cpu * 1_000_000_000),
+        "PidsLimit": spec.pids,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": _OPEN_FILES, "Hard": _OPEN_FILES},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+    }
+
+
+def _mount(source: str, target: str) -> dict[str, Any]:
+    # A mount, unlike a bind string, takes any path as it is, and fails when the source is missing instead of making it.
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": True,
+        "BindOptions": {"Propagation": "rprivate"},
+    }
+
+
+def _check(spec: SandboxSpec) -> None:
+    for field, pattern in _IDS.items():
+        _demand(re.fullmatch(pattern, getattr(spec, field)), spec, field)
+    for field, longest in _TEXTS.items():
+        text = getattr(spec, field)
+        _demand(0 < len(text) <= longest and text.isprintable(), spec, field)
+    for field in ("release_dir", "socket_dir"):
+        _demand(_is_mountable(getattr(spec, field)), spec, field)
+    file = PurePosixPath(spec.file)
+    _demand(not file.is_absolute() and ".." not in file.parts, spec, "file")
+    _demand(spec.runtime in ENTRYPOINTS, spec, "runtime")
+    _demand(spec.memory >= MIN_MEMORY, spec, "memory")
+    _demand(spec.pids >= MIN_PIDS, spec, "pids")
+    _demand(0.01 <= spec.cpu <= MAX_CPU, spec, "cpu")
+    _demand(0 < spec.tmp_size <= spec.memory, spec, "tmp_size")
+
+
+def _is_mountable(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return (
+        path.isprintable()
+        and path == str(pure)
+        and pure.is_absolute()
+        and len(pure.parts) > 2
+        and ".." not in pure.parts
+    )
+
+
+def _demand(holds: object, spec: SandboxSpec, field: str) -> None:
+    if not holds:
+        raise SandboxError(f"sandbox of {spec.task!r}: {field} {getattr(spec, field)!r} is not allowed")

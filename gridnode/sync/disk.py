@@ -1,0 +1,52 @@
+"""Releases on this node's disk: one read-only directory each, and a note of which one serves."""
+
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from gridnode.errors import SyncError
+from gridnode.files import write_durably
+from gridnode.model import Release
+from gridnode.sync import ChunkStore
+from gridnode.sync.materialise import materialise, remove
+
+log = structlog.get_logger()
+
+
+class ReleaseDisk:
+    """directory: holds releases/<root>/ and active.release."""
+
+    def __init__(self, store: ChunkStore, directory: Path) -> None:
+        self._store = store
+        self._releases = directory / "releases"
+        self._active = directory / "active.release"
+        self._releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def materialise(self, release: Release) -> Path:
+        """The release's directory, built if need be; raises SyncError."""
+        return materialise(release.root, self._store, self._releases)
+
+    def keep(self, releases: tuple[Release, ...]) -> None:
+        """Remove the directories of all other releases."""
+        kept = {release.root for release in releases}
+        for path in self._releases.iterdir():
+            if path.name not in kept:
+                remove(path)
+
+    def save_active(self, release: Release) -> None:
+        """Remember, durably, that this one serves; raises SyncError when the disk refuses."""
+        try:
+            write_durably(self._active, msgspec.msgpack.encode(release))
+        except OSError as exc:
+            raise SyncError(f"{self._active}: {exc.strerror}") from exc
+
+    def load_active(self) -> Release | None:
+        """The release that served last, or None."""
+        try:
+            return msgspec.msgpack.decode(self._active.read_bytes(), type=Release)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as exc:
+            log.warning("cannot read the last active release", path=str(self._active), error=str(exc))
+            return None

@@ -1,0 +1,125 @@
+"""Follows the grid's release: fetch its chunks, materialise, prove its instances healthy, switch."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from gridnode.errors import GridError, ReleaseFailed, TaskFailure
+from gridnode.model import NodeId, Release, ReleaseReport, ReleaseState, ReleaseStatus
+from gridnode.sandbox.pool import Pool
+from gridnode.sync.transfer import Fetch, Progress
+
+log = structlog.get_logger()
+
+_RETRY_FIRST = 1.0
+_RETRY_LAST = 30.0
+
+
+class Disk(Protocol):
+    """Where releases lie and which one this node serves."""
+
+    def materialise(self, release: Release) -> Path:
+        """The release's directory, built if need be; raises SyncError."""
+
+    def keep(self, releases: tuple[Release, ...]) -> None:
+        """Remove the directories of all others."""
+
+    def save_active(self, release: Release) -> None:
+        """Remember, durably, that this one serves."""
+
+
+class Releases:
+    """Brings this node to the release it is told to follow; the newest told wins."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        disk: Disk,
+        pool: Pool,
+        fetch: Callable[[Progress], Fetch],
+        on_status: Callable[[ReleaseStatus], None],
+    ) -> None:
+        self._node = node
+        self._disk = disk
+        self._pool = pool
+        self._fetch = fetch
+        self._on_status = on_status
+        self._wanted: Release | None = None
+        self._news = asyncio.Event()
+        self._status: ReleaseStatus | None = None
+        self._failures: tuple[TaskFailure, ...] = ()
+
+    def follow(self, release: Release) -> None:
+        """Aim for this release, unless a newer one is known already."""
+        if self._wanted is None or release.sequence > self._wanted.sequence:
+            self._wanted = release
+            self._news.set()
+
+    def report(self) -> ReleaseReport:
+        return ReleaseReport(self._node, self._status, self._failures)
+
+    async def run(self, resume: Release | None) -> None:
+        """Until cancelled: first serve again what served before, then follow. A newer one stops work on an older."""
+        job: asyncio.Task[None] | None = None
+        if resume:
+            await self._resume(resume)
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                if job:
+                    job.cancel()
+                    await asyncio.wait({job})
+                serving = self._pool.release
+                if self._wanted and (serving is None or serving.sequence < self._wanted.sequence):
+                    job = asyncio.create_task(self._bring(self._wanted), name="release")
+        finally:
+            if job:
+                job.cancel()
+                await asyncio.wait({job})
+
+    async def _resume(self, release: Release) -> None:
+        try:
+            await self._activate(release)
+        except GridError as exc:
+            log.error("could not serve the last release again", root=release.root, error=exc.message)
+
+    async def _bring(self, release: Release) -> None:
+        """Retry what may heal (peers away, disk full, engine down); a release that fails its tasks stays failed."""
+        delay = _RETRY_FIRST
+        while True:
+            try:
+                await self._activate(release)
+                return
+            except ReleaseFailed as exc:
+                self._failures = exc.failures
+                self._tell(release, ReleaseState.FAILED, error=exc.message)
+                log.error("release failed on this node", root=release.root, error=exc.message)
+                return
+            except GridError as exc:
+                self._tell(release, ReleaseState.FAILED, error=exc.message)
+                log.warning("release not there yet", root=release.root, error=exc.message)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_LAST)
+
+    async def _activate(self, release: Release) -> None:
+        self._failures = ()
+        self._tell(release, ReleaseState.FETCHING)
+        await self._fetch(lambda have, total: self._tell(release, ReleaseState.FETCHING, have, total)).run(release.root)
+        directory = await asyncio.to_thread(self._disk.materialise, release)
+        self._tell(release, ReleaseState.STARTING, release.size, release.size)
+        prepared = await self._pool.prepare(release, directory)
+        before = self._pool.release
+        self._pool.activate(prepared)
+        await asyncio.to_thread(self._disk.save_active, release)
+        self._tell(release, ReleaseState.ACTIVE, release.size, release.size)
+        log.info("release active", project=release.project, root=release.root, sequence=release.sequence)
+        await self._pool.drained()
+        await asyncio.to_thread(self._disk.keep, (release, before) if before else (release,))
+
+    def _tell(self, release: Release, state: ReleaseState, have: int = 0, total: int = 0, error: str = "") -> None:
+        self._status = ReleaseStatus(release.sequence, release.root, state, have, total, error[:2000])
+        self._on_status(self._status)

@@ -1,0 +1,138 @@
+"""Frames: the one wire format of all three hops (client→node, node→node, node→instance). Version 1.
+
+offset size field     big endian
+0      4    length    bytes after the header: name + meta + body
+4      8    call id   chosen by the caller, unique on its side of the link
+12     1    kind      Kind
+13     1    flags     bit 0 ERROR: a Reply whose body is {"code", "message", "trace"} in JSON
+14     2    op        Op
+16     4    deadline  milliseconds left when sent; 0 = none
+20     2    name len
+22     2    meta len
+24          name (UTF-8), meta (JSON), body
+"""
+
+import enum
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from gridnode.errors import FrameInvalid, GridError, error_from
+
+VERSION = 1
+HEADER = struct.Struct(">IQBBHIHH")
+HEADER_SIZE = HEADER.size
+FLAG_ERROR = 1
+MAX_NAME = 255
+MAX_META = 4096
+MAX_CALL_BODY = 6 * 1024 * 1024
+MAX_LENGTH = MAX_CALL_BODY + MAX_NAME + MAX_META
+MAX_HELLO = 64 * 1024
+MAX_TRACE = 32 * 1024
+_U64 = (1 << 64) - 1
+
+
+class Kind(enum.IntEnum):
+    """What a frame is. 4 is reserved for Part (streams)."""
+
+    HELLO = 1
+    CALL = 2
+    REPLY = 3
+    CANCEL = 5
+    EVENT = 6
+    PING = 7
+    PONG = 8
+
+
+class Op(enum.IntEnum):
+    """What a Call or an Event asks for. Unknown ones are refused, not fatal."""
+
+    NONE = 0
+    INVOKE = 1
+    NODES = 2
+    RELEASE_STATUS = 3
+    LEDGER_PUT = 10
+    LEDGER_GET = 11
+    LEDGER_DIGEST = 12
+    LEDGER_DOCUMENTS = 13
+    CHUNKS_MISSING = 20
+    CHUNKS_GET = 21
+    CHUNKS_PUT = 22
+    RECORD = 30
+    GOSSIP = 31
+    LEAVE = 32
+
+
+class Frame(NamedTuple):
+    """One decoded frame; `op` stays a plain int so that an unknown one can be refused politely."""
+
+    kind: int
+    call_id: int
+    op: int = 0
+    flags: int = 0
+    deadline_ms: int = 0
+    name: str = ""
+    meta: bytes = b""
+    body: bytes = b""
+
+
+class _ErrorBody(msgspec.Struct, omit_defaults=True):
+    code: str
+    message: str
+    trace: str | None = None
+
+
+_decode_error = msgspec.json.Decoder(_ErrorBody).decode
+
+
+def encode(frame: Frame) -> bytes:
+    """The frame's bytes; FrameInvalid when a field is out of bounds."""
+    kind, call_id, op, flags, deadline_ms, name, meta, body = frame
+    raw_name = name.encode()
+    length = len(raw_name) + len(meta) + len(body)
+    if len(raw_name) > MAX_NAME or len(meta) > MAX_META or length > MAX_LENGTH or not 0 <= call_id <= _U64:
+        raise FrameInvalid(f"frame out of bounds: name {len(raw_name)}, meta {len(meta)}, body {len(body)} bytes")
+    deadline_ms = min(max(deadline_ms, 0), 0xFFFFFFFF)
+    head = HEADER.pack(length, call_id, kind, flags, op, deadline_ms, len(raw_name), len(meta))
+    return b"".join((head, raw_name, meta, body))
+
+
+def needed(buffer: memoryview, max_length: int = MAX_LENGTH) -> int:
+    """Total size of the frame that starts `buffer` (which holds a whole header); FrameInvalid past max_length."""
+    length = int.from_bytes(buffer[:4], "big")
+    if length > max_length:
+        raise FrameInvalid(f"frame of {length} bytes, at most {max_length} allowed")
+    return HEADER_SIZE + length
+
+
+def decode(buffer: memoryview) -> Frame:
+    """The frame that `buffer` holds exactly; FrameInvalid when it is malformed."""
+    size = len(buffer)
+    if size < HEADER_SIZE:
+        raise FrameInvalid(f"frame cut short: {size} bytes")
+    length, call_id, kind, flags, op, deadline_ms, name_len, meta_len = HEADER.unpack_from(buffer)
+    body_at = HEADER_SIZE + name_len + meta_len
+    if name_len > MAX_NAME or meta_len > MAX_META or body_at > size or size != HEADER_SIZE + length:
+        raise FrameInvalid(f"frame with name {name_len} and meta {meta_len} in {length} bytes")
+    try:
+        name = str(buffer[HEADER_SIZE : HEADER_SIZE + name_len], "utf-8")
+    except UnicodeDecodeError as exc:
+        raise FrameInvalid("frame name is not UTF-8") from exc
+    meta = bytes(buffer[HEADER_SIZE + name_len : body_at])
+    return Frame(kind, call_id, op, flags, deadline_ms, name, meta, bytes(buffer[body_at:]))
+
+
+def encode_error(error: GridError) -> bytes:
+    """The body of a Reply with FLAG_ERROR; a long traceback keeps its end."""
+    trace = error.trace[-MAX_TRACE:] if error.trace else None
+    return msgspec.json.encode(_ErrorBody(error.code, error.message[:MAX_META], trace))
+
+
+def decode_error(body: bytes) -> GridError:
+    """The typed error in an error Reply's body; a malformed one is a FrameInvalid itself."""
+    try:
+        parsed = _decode_error(body)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        return FrameInvalid(f"malformed error reply: {exc}")
+    return error_from(parsed.code, parsed.message, parsed.trace)

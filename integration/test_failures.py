@@ -1,0 +1,100 @@
+"""Nodes and instances that die: what goes on, and how they come back."""
+
+import time
+from pathlib import Path
+
+from integration import project
+from integration.conftest import PATIENCE, is_active
+from integration.engine import docker, inspect
+from integration.grid import Grid, Load, Node, until
+
+JOBS = 3
+
+
+def test_a_killed_node_is_gone_while_calls_go_on_and_catches_up_when_it_is_back(grid: Grid, tmp_path: Path) -> None:
+    lost = grid.nodes["node-3"]
+    orphans = [row["Id"] for row in grid.sandboxes(lost)]
+    with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
+        until(lambda: load.nodes["node-3"] > 10, PATIENCE, "calls reach node-3")
+        grid.kill(lost)
+        start = time.monotonic()
+        until(lambda: _state(grid, "node-3") != "alive", 5, "node-3 is gone from ls")
+        print(f"not alive {time.monotonic() - start:.1f} s after it was killed")
+        _go_on(load)
+        until(lambda: _state(grid, "node-3") == "dead", 10, "node-3 is dead")
+    _only_those_inside_failed(load)
+    assert len(inspect(*orphans)) == len(orphans) == 2
+
+    report = grid.deploy(project.write(tmp_path / "base", project.versioned(7)))
+    assert {row["name"]: row["state"] for row in report["nodes"] if row["state"] == "active"}.keys() == {
+        "node-1",
+        "node-2",
+    }
+    grid.start(lost)
+    until(lambda: _serves(grid, "node-3", report["root"]), PATIENCE, "node-3 serves the release it missed")
+    called = grid.gridctl("invoke", "probe.version", "--node", "node-3")
+    assert (called.returncode, called.stdout.strip()) == (0, "7")
+    assert inspect(*orphans) == []
+    until(grid.is_full_mesh, PATIENCE, "a full mesh")
+
+
+def test_a_stopped_node_says_goodbye_and_no_call_fails(grid: Grid) -> None:
+    leaving = grid.nodes["node-2"]
+    with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
+        until(lambda: load.nodes["node-2"] > 10, PATIENCE, "calls reach node-2")
+        start = time.monotonic()
+        grid.stop(leaving)
+        print(f"stopped in {time.monotonic() - start:.1f} s")
+        assert _state(grid, "node-2") == "left"
+        _go_on(load)
+    assert leaving.exit_code == 0
+    assert grid.sandboxes(leaving) == []
+    _only_those_inside_failed(load)
+
+
+def test_an_instance_that_is_killed_is_restarted_and_answers_again(grid: Grid, node: Node) -> None:
+    before = {row["Config"]["Labels"]["gridcontrol.task"]: row["Id"] for row in grid.sandboxes(node)}
+    docker("kill", before["probe"])
+    echo = grid.gridctl("invoke", "echo", "-d", "1", "--node", node.name)
+    assert echo.returncode == 0, "the other task file's instance does not notice"
+    version = ("invoke", "probe.version", "--node", node.name, "--timeout", "2")
+    until(lambda: grid.gridctl(*version).stdout.strip() == "1", 20, "it answers again")
+    after = {row["Config"]["Labels"]["gridcontrol.task"]: row["Id"] for row in grid.sandboxes(node)}
+    assert after["echo"] == before["echo"]
+    assert after["probe"] != before["probe"]
+
+
+def test_a_node_that_hangs_is_gone_and_comes_back(grid: Grid) -> None:
+    """A machine that freezes closes no connection: only silence tells."""
+    frozen = grid.nodes["node-2"]
+    docker("pause", frozen.container)
+    try:
+        start = time.monotonic()
+        until(lambda: _state(grid, "node-2") != "alive", 8, "node-2 is gone from ls")
+        print(f"not alive {time.monotonic() - start:.1f} s after it froze")
+        with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
+            _go_on(load)
+        assert set(load.statuses) == {200}
+    finally:
+        docker("unpause", frozen.container)
+    until(grid.is_full_mesh, PATIENCE, "a full mesh")
+
+
+def _state(grid: Grid, name: str) -> str:
+    return next(str(row["state"]) for row in grid.members() if row["name"] == name)
+
+
+def _serves(grid: Grid, name: str, root: str) -> bool:
+    return any(row["name"] == name and row["state"] == "alive" and is_active(row, root) for row in grid.members())
+
+
+def _go_on(load: Load) -> None:
+    """Some hundred calls succeed from here on."""
+    wanted = load.statuses[200] + 200
+    until(lambda: load.statuses[200] >= wanted, PATIENCE, "calls go on")
+
+
+def _only_those_inside_failed(load: Load) -> None:
+    assert set(load.errors) <= {"node_lost"}
+    assert load.errors.total() <= JOBS
+    assert load.slowest < 5

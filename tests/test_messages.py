@@ -1,0 +1,74 @@
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gridnode import messages
+from gridnode.errors import BodyInvalid
+from gridnode.messages import CallMeta, ChunkPart, Hello
+from gridnode.model import Address, ChunkHash, NodeId, NodeRecord, Sighting
+
+RECORD = NodeRecord(NodeId("ab" * 20), "a", 1, 0, (Address("h", 7400),), "1", 0)
+DEEP_JSON = b'{"version":1,"more":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+DEEP_PACK = b"\x91" * 200_000 + b"\xc0"
+
+
+def test_hellos_go_round() -> None:
+    for hello in (Hello(1), Hello(1, RECORD), Hello(1, bulk=True)):
+        assert messages.decode_hello(messages.encode_hello(hello)) == hello
+
+
+def test_unknown_fields_of_a_hello_are_ignored() -> None:
+    assert messages.decode_hello(b'{"version":1,"of_the_future":[1]}') == Hello(1)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b"null", b'{"version":"1"}', b'{"version":1,"record":{}}', b"\xff", DEEP_JSON]
+)
+def test_a_malformed_hello_is_body_invalid(body: bytes) -> None:
+    with pytest.raises(BodyInvalid):
+        messages.decode_hello(body)
+
+
+def test_call_metadata() -> None:
+    assert messages.decode_call_meta(b"") == CallMeta()
+    assert messages.decode_call_meta(b'{"id":"a","attempt":2,"node":"b","x":0}') == CallMeta("a", 2, "b")
+    for garbage in (b"{", b"[]", b'{"attempt":"x"}', b"\x00", b'{"x":' + b"[" * 4000 + b"]" * 4000 + b"}"):
+        with pytest.raises(BodyInvalid):
+            messages.decode_call_meta(garbage)
+
+
+VALUES = st.recursive(st.integers(-(2**63), 2**63) | st.text() | st.binary(), st.lists)
+KINDS: list[Any] = [NodeRecord, list[Sighting], list[ChunkPart], list[bytes], NodeId]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@given(body=st.binary(max_size=200) | VALUES.map(messages.encode))
+def test_garbage_is_only_ever_body_invalid(kind: Any, body: bytes) -> None:
+    try:
+        messages.decode(body, kind)
+    except BodyInvalid:
+        return
+
+
+@pytest.mark.parametrize("kind", [*KINDS, Any], ids=str)
+def test_a_deep_body_is_body_invalid(kind: Any) -> None:
+    with pytest.raises(BodyInvalid):
+        messages.decode(DEEP_PACK, kind)
+
+
+def test_a_deep_unknown_field_is_body_invalid() -> None:
+    raw = bytearray(msgspec.msgpack.encode(RECORD))
+    raw[0] += 1
+    with pytest.raises(BodyInvalid):
+        messages.decode(bytes(raw) + msgspec.msgpack.encode("more") + DEEP_PACK, NodeRecord)
+
+
+def test_hashes_are_bounded() -> None:
+    good = [bytes([n]) * 32 for n in range(3)]
+    assert messages.decode_hashes(messages.encode(good), 3) == [ChunkHash(item) for item in good]
+    for bad in (good, [b"x" * 31], [b""], "text", {1: 2}, [1]):
+        with pytest.raises(BodyInvalid):
+            messages.decode_hashes(messages.encode(bad), 2)
