@@ -31,6 +31,7 @@ FROM dependencies AS project
 COPY README.md LICENSE ./
 COPY gridnode gridnode
 COPY gridctl gridctl
+COPY examples examples
 RUN /opt/build/bin/uv build -q --wheel --no-build-isolation --python /opt/build/bin/python -o /tmp/wheel \
     && touch /tmp/mark \
     && /opt/build/bin/uv pip install -q --no-deps --compile-bytecode --python /opt/gridnode/bin/python /tmp/wheel/*.whl \
@@ -44,7 +45,7 @@ COPY --from=project /out /opt/gridnode
 COPY gridnode/runtimes /usr/lib/gridnode/runtimes
 RUN chmod -R a+rX /usr/lib/gridnode \
     && ln -s /opt/gridnode/bin/gridnode /opt/gridnode/bin/gridctl /usr/local/bin/
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/usr/bin/python3", "-I", "-S", "-c", "import os, socket, sys\nport = int(os.environ.get('GRIDNODE_API_PORT', '10000'))\nwith socket.create_connection(('127.0.0.1', port), 4) as s:\n    s.sendall(b'GET /healthz HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n')\n    sys.exit(b' 200 ' not in s.recv(64))"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["/usr/bin/python3", "-I", "-S", "-c", "import os, socket, sys\nport = int(os.environ.get('GRIDNODE_API_PORT', '10000'))\nwith socket.create_connection(('127.0.0.1', port), 4) as s:\n    s.sendall(b'GET /healthz HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n')\n    sys.exit(b' 200 ' not in s.recv(64))"]
 ENTRYPOINT ["/opt/gridnode/bin/gridnode"]
 ARG VERSION=0
 ARG INPUTS=

@@ -14,7 +14,7 @@ import msgspec
 from gridctl.connect import ClientEnd, connect
 from gridctl.new import find_gridfile, load_gridfile
 from gridnode import messages, wire
-from gridnode.errors import BodyInvalid, CallTimeout, GridError, LinkClosed, NodeLost, UsageError
+from gridnode.errors import BodyInvalid, CallTimeout, GridError, LinkClosed, NodeLost, SignatureInvalid, UsageError
 from gridnode.gridfile import Gridfile, parse_address
 from gridnode.identity import Authority, authority_of, operator_credentials, public_key_of
 from gridnode.ledger import CURRENT, RELEASE, decode_documents, encode_documents, open_release, sign_release, verifier
@@ -127,7 +127,9 @@ class Grid:
         """The grid's current release; SignatureInvalid when it is not this Gridfile's."""
         verified = verifier(public_key_of(self._authority.deploy_key))
         for document in decode_documents(await self._ask(Op.LEDGER_GET)):
-            if (document.kind, document.name) == (RELEASE, CURRENT) and verified(document):
+            if (document.kind, document.name) == (RELEASE, CURRENT):
+                if not verified(document):
+                    raise SignatureInvalid("the node shows a release that is not signed by this Gridfile")
                 return open_release(document)
         return None
 

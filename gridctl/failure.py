@@ -39,7 +39,7 @@ _HINTS: Final[tuple[tuple[type[GridError], str], ...]] = (
     (CallTimeout, "--timeout SECONDS gives it longer"),
     (LedgerError, "somebody else may have deployed in the meantime: `gridctl deploy` again"),
 )
-"""For errors that came from a node, which brings no hint."""
+"""For errors that came without a hint of their own."""
 
 
 def exit_code(error: BaseException) -> int:

@@ -216,6 +216,8 @@ def _tree(cls: type[GridError]) -> dict[str, type[GridError]]:
 _BY_CODE = _tree(GridError)
 
 
-def error_from(code: str, message: str, trace: str | None = None) -> GridError:
+def error_from(code: str, message: str, trace: str | None = None, hint: str | None = None) -> GridError:
     """The typed error for a code that came over the wire; an unknown code becomes a GridError."""
-    return _BY_CODE.get(code, GridError)(message, trace=trace)
+    error = _BY_CODE.get(code, GridError)(message, trace=trace)
+    error.hint = hint
+    return error

@@ -138,7 +138,7 @@ class Mesh:
         """An event from a peer; garbage is logged and dropped."""
         try:
             if frame.op == Op.RECORD:
-                record = messages.decode(frame.body, NodeRecord)
+                record = messages.decode_record(frame.body)
                 if record.id == node:
                     self._handle(RecordHeard(record))
             elif frame.op == Op.GOSSIP:

@@ -20,6 +20,10 @@ from gridnode.model import ChunkHash, InstanceId, NodeId, NodeRecord
 
 T = TypeVar("T")
 
+MAX_ADDRESSES = 64
+MAX_TASKS = 4096
+MAX_TEXT = 255
+"""Characters of any name in a record."""
 MAX_HASHES = 8192
 """Hashes in one CHUNKS_MISSING."""
 MAX_GET = 64
@@ -69,9 +73,28 @@ def encode_hello(hello: Hello) -> bytes:
 def decode_hello(body: bytes) -> Hello:
     """Raises BodyInvalid on garbage."""
     try:
-        return msgspec.json.decode(body, type=Hello)
+        hello = msgspec.json.decode(body, type=Hello)
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise BodyInvalid(f"malformed hello: {exc}") from exc
+    if hello.record:
+        check_record(hello.record)
+    return hello
+
+
+def decode_record(body: bytes) -> NodeRecord:
+    """A node's record within its bounds; raises BodyInvalid."""
+    record = decode(body, NodeRecord)
+    check_record(record)
+    return record
+
+
+def check_record(record: NodeRecord) -> None:
+    """Raises BodyInvalid for a record that would take more of our memory than an honest one."""
+    texts = (record.id, record.name, record.version, *(address.host for address in record.addresses))
+    if len(record.addresses) > MAX_ADDRESSES or len(record.tasks) > MAX_TASKS:
+        raise BodyInvalid(f"a record with {len(record.addresses)} addresses and {len(record.tasks)} tasks")
+    if any(len(text) > MAX_TEXT or not text.isprintable() for text in (*texts, *record.tasks)):
+        raise BodyInvalid("a record with a name that is too long or not printable")
 
 
 def decode_call_meta(meta: bytes) -> CallMeta:

@@ -87,7 +87,10 @@ class Router:
 
     def _no_such_task(self, task: TaskName) -> GridError:
         if not self._by_task:
-            return NoNode("no node of the grid serves any task yet", hint="deploy a project: gridctl deploy")
+            return NoNode(
+                "no node of the grid serves any task yet",
+                hint="`gridctl deploy` puts a project there; `gridctl ls` shows the nodes",
+            )
         near = difflib.get_close_matches(task, self._by_task, n=3, cutoff=0.5)
         meant = (
             f"; did you mean {', '.join(near)}?" if near else f"; there are: {', '.join(sorted(self._by_task)[:10])}"

@@ -4,7 +4,7 @@ offset size field     big endian
 0      4    length    bytes after the header: name + meta + body
 4      8    call id   chosen by the caller, unique on its side of the link
 12     1    kind      Kind
-13     1    flags     bit 0 ERROR: a Reply whose body is {"code", "message", "trace"} in JSON
+13     1    flags     bit 0 ERROR: a Reply whose body is {"code", "message", "trace", "hint"} in JSON
 14     2    op        Op
 16     4    deadline  milliseconds left when sent; 0 = none
 20     2    name len
@@ -28,7 +28,7 @@ MAX_NAME = 255
 MAX_META = 4096
 MAX_CALL_BODY = 6 * 1024 * 1024
 MAX_LENGTH = MAX_CALL_BODY + MAX_NAME + MAX_META
-MAX_HELLO = 64 * 1024
+MAX_HELLO = 1024 * 1024
 MAX_TRACE = 32 * 1024
 _U64 = (1 << 64) - 1
 
@@ -81,6 +81,7 @@ class _ErrorBody(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
     trace: str | None = None
+    hint: str | None = None
 
 
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
@@ -126,7 +127,8 @@ def decode(buffer: memoryview) -> Frame:
 def encode_error(error: GridError) -> bytes:
     """The body of a Reply with FLAG_ERROR; a long traceback keeps its end."""
     trace = error.trace[-MAX_TRACE:] if error.trace else None
-    return msgspec.json.encode(_ErrorBody(error.code, error.message[:MAX_META], trace))
+    hint = error.hint[:MAX_META] if error.hint else None
+    return msgspec.json.encode(_ErrorBody(error.code, error.message[:MAX_META], trace, hint))
 
 
 def decode_error(body: bytes) -> GridError:
@@ -135,4 +137,4 @@ def decode_error(body: bytes) -> GridError:
         parsed = _decode_error(body)
     except (msgspec.MsgspecError, RecursionError) as exc:
         return FrameInvalid(f"malformed error reply: {exc}")
-    return error_from(parsed.code, parsed.message, parsed.trace)
+    return error_from(parsed.code, parsed.message, parsed.trace, parsed.hint)

@@ -21,6 +21,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     report = yield
     if report.failed:
         nodes = [node for grid in open_grids for node in grid.nodes.values() if node.container]
+        for grid in open_grids:
+            grid.disturbed = True
         report.sections += [(f"log of {node.name}", node.logs()[-_LOG_TAIL:]) for node in nodes]
     return report
 
@@ -56,6 +58,8 @@ class Opened:
 
     def settle(self, base: Path) -> None:
         """Three nodes up, linked and serving the base project."""
+        if not self.grid.disturbed:
+            return
         for name in [name for name in self.grid.nodes if not name.startswith("node-")]:
             self.grid.drop(self.grid.nodes[name])
         for node in self.grid.nodes.values():
@@ -64,6 +68,9 @@ class Opened:
         if not self._serves():
             until(self.grid.is_full_mesh, PATIENCE, "a full mesh")
             self.root = self.grid.deploy(base)["root"]
+        expected = SIZE * project.TASK_FILES
+        until(lambda: len(self.grid.sandboxes()) == expected, PATIENCE, f"{expected} sandboxes")
+        self.grid.disturbed = False
 
     def _serves(self) -> bool:
         rows = self.grid.members() if self.root else []

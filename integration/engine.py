@@ -21,7 +21,7 @@ NODE = "gridcontrol.node"
 REPOSITORY = Path(__file__).parent.parent
 REUSED = os.environ.get("GRID_REUSE", "")
 RUN = f"reuse-{REUSED}" if REUSED else str(os.getpid())
-_PREFIX = "gc-"
+_PREFIX = "gridtest-"
 # Not $TMPDIR: a unix socket below has 107 bytes for its path.
 _TEMPORARY = Path("/tmp")
 DIRECTORY = _TEMPORARY / f"{_PREFIX}{RUN}"

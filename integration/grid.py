@@ -111,11 +111,15 @@ class Load:
 
 
 class Grid:
-    """`size` nodes with cards of one Gridfile, on a network of their own or on that of another grid."""
+    """`size` nodes with cards of one Gridfile, on a network of their own or on that of another grid.
+
+    disturbed: nodes came, went or got another release since somebody last set it to False.
+    """
 
     def __init__(self, size: int, name: str = "test", neighbour: "Grid | None" = None) -> None:
         self.name = name
         self.nodes: dict[str, Node] = {}
+        self.disturbed = True
         self.directory = engine.DIRECTORY / (name if engine.REUSED else str(next(_numbers)))
         self.directory.mkdir(parents=True, exist_ok=True)
         self._image = engine.image()
@@ -138,11 +142,10 @@ class Grid:
 
     def add(self, name: str, card: str | None = None, env: Mapping[str, str] | None = None) -> Node:
         """Start one more node. card: its text, a fresh one by default, no file at all when empty."""
+        self.disturbed = True
         node = Node(name, self.directory / name)
         self.nodes[name] = node
-        if engine.REUSED and (found := engine.containers(f"{engine.TEST}={engine.RUN}", f"{engine.NAME}={name}")):
-            node.container = found[0]
-            self.start(node)
+        if engine.REUSED and self._takes_over(node):
             return node
         for directory in (node.directory / "data", node.directory / "run"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -155,20 +158,33 @@ class Grid:
         return node
 
     def start(self, node: Node) -> None:
+        self.disturbed = True
         docker("start", node.container)
         self._find_port(node)
 
     def kill(self, node: Node) -> None:
         """SIGKILL, as a power cut."""
+        self.disturbed = True
         docker("kill", node.container)
 
     def stop(self, node: Node) -> None:
         """SIGTERM, and time to leave in order."""
+        self.disturbed = True
         docker("stop", "-t", "30", node.container)
 
     def restart(self, node: Node) -> None:
         self.stop(node)
         self.start(node)
+
+    @contextmanager
+    def frozen(self, node: Node) -> Iterator[None]:
+        """A node that does nothing while the block runs, and closes no connection."""
+        self.disturbed = True
+        docker("pause", node.container)
+        try:
+            yield
+        finally:
+            docker("unpause", node.container)
 
     def drop(self, node: Node) -> None:
         """Stop a node and forget it."""
@@ -192,6 +208,7 @@ class Grid:
 
     def gridctl(self, *argv: str, stdin: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run gridctl with a Gridfile that lists the nodes."""
+        self.disturbed |= argv[0] == "deploy"
         env = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCTL_")}
         env |= {"GRIDCTL_GRIDFILE": str(self.gridfile)}
         return _run(str(GRIDCTL), *argv, stdin=stdin, env=env, timeout=timeout)
@@ -264,6 +281,16 @@ class Grid:
                 reader.join(60)
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _takes_over(self, node: Node) -> bool:
+        """Whether the node's container of an earlier run is there and of the image under test."""
+        found = engine.containers(f"{engine.TEST}={engine.RUN}", f"{engine.NAME}={node.name}")
+        if [row["Image"] for row in engine.inspect(*found)] == [self._image]:
+            node.container = found[0]
+            self.start(node)
+            return True
+        engine.remove_containers(found)
+        return False
 
     def _create(self, node: Node, card: Path | None, env: Mapping[str, str]) -> str:
         """Id of the node's started container."""

@@ -29,6 +29,7 @@ def nap(event):
 def leave():
     os._exit(3)
 """
+TASK_FILES = 2
 BOOK_LINES = 20_000
 
 

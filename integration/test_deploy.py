@@ -52,6 +52,15 @@ def test_one_changed_line_moves_little(grid: Grid, copy: Path) -> None:
     assert report["deduplicated"] > 0.6 * size
 
 
+def test_going_back_to_what_the_nodes_had_sends_nothing(grid: Grid, copy: Path, base: Path, opened: Opened) -> None:
+    first = grid.deploy(project.write(copy, project.versioned(3)))
+    again = grid.deploy(base)
+    assert (again["root"], again["sequence"]) == (opened.root, first["sequence"] + 1)
+    assert (again["changed"], again["sent"]) == (True, 0)
+    assert again["deduplicated"] >= again["size"]
+    assert grid.gridctl("invoke", "probe.version").stdout.strip() == "1"
+
+
 def test_calls_go_on_while_a_release_replaces_another(grid: Grid, copy: Path) -> None:
     project.write(copy, project.versioned(2))
     with grid.load(grid.nodes["node-1"], "probe.version") as load:

@@ -1,10 +1,12 @@
 """Nodes and instances that die: what goes on, and how they come back."""
 
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from integration import project
-from integration.conftest import PATIENCE, is_active
+from integration.conftest import PATIENCE, Opened, is_active
 from integration.engine import docker, inspect
 from integration.grid import Grid, Load, Node, until
 
@@ -26,15 +28,14 @@ def test_a_killed_node_is_gone_while_calls_go_on_and_catches_up_when_it_is_back(
     assert len(inspect(*orphans)) == len(orphans) == 2
 
     report = grid.deploy(project.write(tmp_path / "base", project.versioned(7)))
-    assert {row["name"]: row["state"] for row in report["nodes"] if row["state"] == "active"}.keys() == {
-        "node-1",
-        "node-2",
-    }
+    states = {row["name"]: row["state"] for row in report["nodes"]}
+    assert states == {"node-1": "active", "node-2": "active", "node-3": "dead"}
     grid.start(lost)
     until(lambda: _serves(grid, "node-3", report["root"]), PATIENCE, "node-3 serves the release it missed")
     called = grid.gridctl("invoke", "probe.version", "--node", "node-3")
     assert (called.returncode, called.stdout.strip()) == (0, "7")
     assert inspect(*orphans) == []
+    assert len(list((lost.directory / "run").glob("*/*"))) == 2, "the orphans' sockets are gone too"
     until(grid.is_full_mesh, PATIENCE, "a full mesh")
 
 
@@ -67,17 +68,49 @@ def test_an_instance_that_is_killed_is_restarted_and_answers_again(grid: Grid, n
 def test_a_node_that_hangs_is_gone_and_comes_back(grid: Grid) -> None:
     """A machine that freezes closes no connection: only silence tells."""
     frozen = grid.nodes["node-2"]
-    docker("pause", frozen.container)
-    try:
+    with grid.frozen(frozen):
         start = time.monotonic()
         until(lambda: _state(grid, "node-2") != "alive", 8, "node-2 is gone from ls")
         print(f"not alive {time.monotonic() - start:.1f} s after it froze")
         with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
             _go_on(load)
         assert set(load.statuses) == {200}
-    finally:
-        docker("unpause", frozen.container)
     until(grid.is_full_mesh, PATIENCE, "a full mesh")
+
+
+def test_a_node_killed_during_a_deploy_is_named_and_holds_nobody_up(grid: Grid, tmp_path: Path) -> None:
+    lost = grid.nodes["node-3"]
+    directory = str(project.write(tmp_path / "base", project.versioned(8)))
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(grid.gridctl, "deploy", directory, "--json")
+        until(lambda: _is_bringing(lost), PATIENCE, "node-3 begins")
+        grid.kill(lost)
+        ended = deploying.result(PATIENCE)
+    assert ended.returncode == 0, ended.stderr
+    assert "node-3" in ended.stderr
+    states = {row["name"]: row["state"] for row in json.loads(ended.stdout)["nodes"]}
+    assert (states["node-1"], states["node-2"]) == ("active", "active")
+    assert states["node-3"] in ("suspect", "dead")
+
+
+def test_after_a_power_cut_the_grid_serves_again_by_itself(grid: Grid, opened: Opened) -> None:
+    """The nodes come back in another order, so that addresses have moved from one to the other."""
+    nodes = list(grid.nodes.values())
+    before = [node.address for node in nodes]
+    for node in nodes:
+        grid.kill(node)
+    for node in reversed(nodes):
+        grid.start(node)
+    assert [node.address for node in nodes] != before
+    until(grid.is_full_mesh, PATIENCE, "a full mesh")
+    until(lambda: all(_serves(grid, name, opened.root) for name in grid.nodes), PATIENCE, "all serve again")
+    assert len(grid.sandboxes()) == 6
+    assert {grid.gridctl("invoke", "echo", "--node", node.name).returncode for node in nodes} == {0}
+
+
+def _is_bringing(node: Node) -> bool:
+    """Whether it has begun to start the instances of a second release."""
+    return len(list((node.directory / "run").glob("*/*"))) > 2
 
 
 def _state(grid: Grid, name: str) -> str:

@@ -19,7 +19,7 @@ def test_a_call_runs_on_the_node_that_is_asked_for(grid: Grid) -> None:
         for wanted in (name, grid.id(node)[:12]):
             ran = _whole(grid, "probe.whoami", "--node", wanted)
             assert ran["node"] == {"id": grid.id(node), "name": name}
-            assert (ran["result"]["node"], ran["result"]["instance"]) == (grid.id(node), ran["instance"])
+            assert (ran["result"]["node"], ran["result"]["instance"]) == (name, ran["instance"])
             assert ran["attempts"] == 1
             assert ran["duration_ms"] > 0
 

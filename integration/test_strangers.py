@@ -56,7 +56,7 @@ def test_a_node_of_another_grid_is_never_a_member_on_either_side(grid: Grid, for
 def test_without_a_certificate_nobody_gets_past_the_handshake(node: Node) -> None:
     ended = _s_client(node, "-tls1_3")
     assert ended.stdout == ""
-    assert "certificate required" in ended.stderr
+    assert _was_cut_off(ended)
 
 
 def test_with_a_certificate_of_ones_own_making_nobody_gets_past_the_handshake(node: Node, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_with_a_certificate_of_ones_own_making_nobody_gets_past_the_handshake(no
     subprocess.run(make, check=True, capture_output=True, timeout=30)
     ended = _s_client(node, "-tls1_3", "-cert", certificate, "-key", key)
     assert ended.stdout == ""
-    assert "alert" in ended.stderr
+    assert _was_cut_off(ended)
 
 
 def test_older_tls_is_refused(node: Node) -> None:
@@ -111,3 +111,8 @@ def _s_client(node: Node, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
     )
+
+
+def _was_cut_off(ended: subprocess.CompletedProcess[str]) -> bool:
+    """A TLS 1.3 client learns only after its own part of the handshake that it was refused: by an alert or an end."""
+    return ended.returncode != 0 and ("alert" in ended.stderr or "unexpected eof" in ended.stderr)

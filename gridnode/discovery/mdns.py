@@ -27,6 +27,14 @@ Seal = Callable[[bytes], bytes]
 Open = Callable[[bytes], bytes | None]
 
 
+def _open_zeroconf() -> AsyncZeroconf:
+    """On every interface, IPv6 too where the machine has it; raises OSError."""
+    try:
+        return AsyncZeroconf(ip_version=IPVersion.All)
+    except OSError:
+        return AsyncZeroconf(ip_version=IPVersion.V4Only)
+
+
 class _Announcement(msgspec.Struct, array_like=True):
     node: NodeId
     addresses: tuple[Address, ...]
@@ -49,7 +57,7 @@ class MdnsDiscovery:
 
     async def start(self, on_sighting: OnSighting) -> None:
         self._on_sighting = on_sighting
-        self._zeroconf = AsyncZeroconf(ip_version=IPVersion.All)
+        self._zeroconf = _open_zeroconf()
         await self._zeroconf.async_register_service(self._info())
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, DNS_TYPE, handlers=[self._changed])
         self._resealing = asyncio.create_task(self._reseal(self._zeroconf), name="mdns-reseal")

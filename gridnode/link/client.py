@@ -40,6 +40,8 @@ async def dial(address: Address, end: LinkEnd, context: ssl.SSLContext, identify
         raise LinkClosed(f"{address}: no answer within {_SSL_TIMEOUT:g} s") from exc
     except OSError as exc:
         raise LinkClosed(f"{address}: {exc.strerror or exc}") from exc
+    except (ValueError, OverflowError) as exc:
+        raise LinkClosed(f"{address} is no address: {exc}") from exc
     return link
 
 
@@ -76,7 +78,7 @@ def _outcome(reply: Frame | GridError, node: NodeId) -> Outcome:
         return Outcome(error=NodeLost(f"lost the node while the call was in it: {reply.message}"), node=node)
     try:
         instance = _decode_meta(reply.meta).instance if reply.meta else None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         instance = None
     if reply.flags & wire.FLAG_ERROR:
         error = wire.decode_error(reply.body)

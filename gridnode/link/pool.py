@@ -1,10 +1,14 @@
 """The links of this node, by peer."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from gridnode.errors import GridError, LinkClosed
 from gridnode.link.protocol import Link
 from gridnode.model import Address, NodeId
+
+_MAX_SPARE = 3
+"""Links to one peer besides the one in use."""
 
 
 class LinkPool:
@@ -14,7 +18,7 @@ class LinkPool:
         self._self_id = self_id
         self._silent_after = silent_after
         self._links: dict[NodeId, Link] = {}
-        self._surplus: set[Link] = set()
+        self._surplus: dict[Link, None] = {}
 
     def __iter__(self) -> Iterator[tuple[NodeId, Link]]:
         return iter(list(self._links.items()))
@@ -29,21 +33,21 @@ class LinkPool:
         """Take an opened link; whether it is the one calls now go through. Both sides keep the lower id's dial."""
         held = self._links.get(node)
         if held and held.is_open and (held.address is None) != (link.address is None) and not self._wins(node, link):
-            self._surplus.add(link)
+            self._spare(node, link)
             return False
         self._links[node] = link
         if held:
-            self._surplus.add(held)
+            self._spare(node, held)
         return True
 
     def remove(self, node: NodeId, link: Link) -> bool:
         """Forget a closed link; whether the peer is now without one."""
-        self._surplus.discard(link)
+        self._surplus.pop(link, None)
         if self._links.get(node) is not link:
             return False
         spare = next((other for other in self._surplus if _leads_to(other, node)), None)
         if spare:
-            self._surplus.discard(spare)
+            del self._surplus[spare]
             self._links[node] = spare
             return False
         del self._links[node]
@@ -63,6 +67,12 @@ class LinkPool:
         for link in [*self._links.values(), *self._surplus]:
             link.close()
 
+    def _spare(self, node: NodeId, link: Link) -> None:
+        """Keep a link that is not in use for the calls on it; of a peer that dials again and again, only a few."""
+        self._surplus[link] = None
+        for other in [held for held in self._surplus if _leads_to(held, node)][:-_MAX_SPARE]:
+            other.close()
+
     def _wins(self, node: NodeId, link: Link) -> bool:
         dialler = self._self_id if link.address else node
         return dialler == min(self._self_id, node)
@@ -74,30 +84,53 @@ class BulkLinks:
     def __init__(self, dialler: Callable[[Address], Awaitable[Link]]) -> None:
         self._dialler = dialler
         self._links: dict[NodeId, Link] = {}
+        self._dialling: dict[NodeId, asyncio.Lock] = {}
+        self._out_of_reach: set[NodeId] = set()
 
     async def get(self, node: NodeId, addresses: Sequence[Address], main: Link) -> Link:
         """The open bulk link to `node`, dialled if need be; a peer that cannot be dialled is asked over `main`."""
-        held = self._links.get(node)
-        if held and held.is_open:
-            return held
+        async with self._dialling.setdefault(node, asyncio.Lock()):
+            held = self._links.get(node)
+            if held and held.is_open:
+                return held
+            link = None if node in self._out_of_reach else await self._dial(node, addresses)
+            if link is None:
+                self._out_of_reach.add(node)
+                return main
+            self._links[node] = link
+            return link
+
+    async def _dial(self, node: NodeId, addresses: Sequence[Address]) -> Link | None:
         for address in addresses:
             try:
                 link = await self._dialler(address)
-                await link.wait_open()
             except GridError:
                 continue
-            if link.peer and link.peer.node == node:
-                self._links[node] = link
+            if await _leads_there(link, node):
                 return link
-            link.close()
-        return main
+        return None
 
     def close(self) -> None:
         """Close all: nothing is being fetched."""
         for link in self._links.values():
             link.close()
         self._links.clear()
+        self._out_of_reach.clear()
 
 
 def _leads_to(link: Link, node: NodeId) -> bool:
     return link.is_open and link.peer is not None and link.peer.node == node
+
+
+async def _leads_there(link: Link, node: NodeId) -> bool:
+    """Whether a link just dialled opens and ends at `node`; it is closed when not."""
+    leads = False
+    try:
+        await link.wait_open()
+        leads = _leads_to(link, node)
+    except GridError:
+        pass
+    finally:
+        if not leads:
+            link.close()
+    return leads

@@ -86,6 +86,8 @@ class Link(asyncio.BufferedProtocol):
         return memoryview(self._buffer)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return  # TLS still reads while it closes
         self._filled += nbytes
         try:
             self._consume()
@@ -94,6 +96,8 @@ class Link(asyncio.BufferedProtocol):
         except Exception as exc:
             log.exception("link failed")
             self.close(FrameInvalid(f"unexpected: {exc}"))
+        if self._filled == len(self._buffer):
+            self._filled = 0  # only when closing: what comes then is dropped, but needs room
 
     def eof_received(self) -> None:
         self.close(None)
@@ -190,9 +194,7 @@ class Link(asyncio.BufferedProtocol):
             error = BodyTooLarge(f"result of {len(body)} bytes, at most {wire.MAX_CALL_BODY} allowed")
             body, flags = wire.encode_error(error), wire.FLAG_ERROR
         del self._inbound[call_id]
-        self._send(Frame(Kind.REPLY, call_id, 0, flags, 0, "", meta, body))
-        if self._buffered() > 2 * self._limits.max_buffered:
-            self.abort(LinkClosed("the other side does not read its replies"))
+        self._respond(Frame(Kind.REPLY, call_id, 0, flags, 0, "", meta, body))
 
     def reply_error(self, call_id: int, error: GridError, meta: bytes = b"") -> None:
         self.reply(call_id, wire.encode_error(error), meta, wire.FLAG_ERROR)
@@ -245,7 +247,7 @@ class Link(asyncio.BufferedProtocol):
             size = wire.HEADER_SIZE
             self._dispatch(frame)
             if self._transport is None or self._transport.is_closing():
-                return
+                break
         self._make_room(view, at, size)
 
     def _make_room(self, view: memoryview, at: int, size: int) -> None:
@@ -318,7 +320,7 @@ class Link(asyncio.BufferedProtocol):
         if frame.kind == Kind.EVENT:
             _safely(self._end.heard, self, frame)
         elif frame.kind == Kind.PING:
-            self._send(Frame(Kind.PONG, frame.call_id))
+            self._respond(Frame(Kind.PONG, frame.call_id))
         elif frame.kind != Kind.PONG:
             raise FrameInvalid(f"unknown frame kind {frame.kind}")
 
@@ -338,6 +340,12 @@ class Link(asyncio.BufferedProtocol):
             self._loop.call_soon(self._flush)
         self._out.append(encoded)
         self._out_size += len(encoded)
+
+    def _respond(self, frame: Frame) -> None:
+        """Send what the other side asked for, as long as it reads."""
+        self._send(frame)
+        if self._buffered() > 2 * self._limits.max_buffered:
+            self.abort(LinkClosed("the other side does not read its replies"))
 
     def _flush(self) -> None:
         if self._out and self._transport and not self._transport.is_closing():

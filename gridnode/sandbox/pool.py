@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import structlog
 
 from gridnode.errors import GridError, NotReady, ReleaseFailed, TaskFailure, TaskNotFound
 from gridnode.link import Cancel, LinkLimits
+from gridnode.messages import MAX_TASKS
 from gridnode.model import Done, InstanceId, Invocation, Load, NodeId, Outcome, Release, TaskName, TaskSpec
 from gridnode.sandbox import Sandbox, SandboxSpec
 from gridnode.sandbox.instance import Instance
@@ -78,8 +80,11 @@ class Pool:
             failures = tuple(failure for failure in results if failure)
             if failures:
                 raise ReleaseFailed("; ".join(failure.message for failure in failures), failures)
+            ready = Prepared(release, pools)
+            if len(ready.routes) > MAX_TASKS:
+                raise ReleaseFailed(f"the release has {len(ready.routes)} tasks, at most {MAX_TASKS} can be announced")
             prepared = True
-            return Prepared(release, pools)
+            return ready
         finally:
             if not prepared:
                 await asyncio.shield(_stop_all(pools.values()))
@@ -105,10 +110,12 @@ class Pool:
             await _stop_all(self._serving.pools.values())
 
     async def reap(self) -> None:
-        """Remove sandboxes that an earlier life of this node left behind."""
+        """Remove sandboxes, and their sockets, that an earlier life of this node left behind."""
         for instance in await self._sandbox.running():
             log.info("removing a sandbox of an earlier life", instance=instance)
             await self._sandbox.stop(instance, 0)
+        for directory in self._run_dir.glob("*"):
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _start(self, file: str, pool: TaskPool) -> TaskFailure | None:
         try:

@@ -15,6 +15,7 @@ from gridnode.sandbox.instance import Handler, Instance
 log = structlog.get_logger()
 
 _STABLE = 10.0
+_ASK_AGAIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class TaskPool:
         self._make = make
         self._limits = limits
         self._loop = asyncio.get_running_loop()
+        self.handlers: dict[TaskName, Handler] = {}
         self._instance: Instance | None = None
         self._queue: deque[_Call] = deque()
         self._running = 0
@@ -68,16 +70,13 @@ class TaskPool:
         self._killers: set[asyncio.Task[None]] = set()
 
     @property
-    def handlers(self) -> dict[TaskName, Handler]:
-        return self._instance.handlers if self._instance else {}
-
-    @property
     def in_flight(self) -> int:
         return self._running + len(self._queue)
 
     async def start(self) -> None:
         """Start the instance and wait until it is ready; raises InstanceFailed or EngineUnavailable."""
         self._instance = await self._start_one()
+        self.handlers = self._instance.handlers
         self._supervisor = asyncio.create_task(self._supervise(), name="supervise")
 
     async def drained(self) -> None:
@@ -89,9 +88,14 @@ class TaskPool:
             log.warning("instance still busy at the end of its drain", calls=self.in_flight)
 
     async def stop(self) -> None:
+        """Stop the instance: calls inside end as crashed, those that wait as never started."""
         if self._supervisor:
             self._supervisor.cancel()
             await asyncio.wait({self._supervisor})
+        for entry in list(self._queue):
+            self._give_up(entry, NotReady("the instance is being stopped"))
+        if self._killers:
+            await asyncio.wait(self._killers)
         if self._instance:
             await self._instance.stop(self._limits.stop_grace)
 
@@ -104,7 +108,8 @@ class TaskPool:
             entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
             self._run(entry)
         elif len(self._queue) >= self._limits.max_queued:
-            done(Outcome(error=NoCapacity(f"{call.task}: {len(self._queue)} calls are waiting"), started=False))
+            error = NoCapacity(f"{call.task}: {len(self._queue)} calls are waiting")
+            entry.settle(Outcome(error=error, started=False))
         else:
             entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
             self._queue.append(entry)
@@ -171,7 +176,7 @@ class TaskPool:
         try:
             await instance.start(self._limits.start_timeout)
         except BaseException:
-            await asyncio.shield(instance.stop(0))
+            await asyncio.shield(self._kill(instance))
             raise
         return instance
 
@@ -186,24 +191,33 @@ class TaskPool:
             log.warning("could not stop an instance", instance=instance.id, error=exc.message)
 
     async def _supervise(self) -> None:
+        """Start another instance whenever one ended, ever more slowly while they do not last."""
         delay = self._limits.restart_first
         while True:
-            started = self._loop.time()
-            delay = await self._restart(delay)
-            if self._loop.time() - started > _STABLE:
-                delay = self._limits.restart_first
-
-    async def _restart(self, delay: float) -> float:
-        """Wait for the instance to end and start another; the next delay."""
-        try:
             if self._instance:
-                reason = await self._instance.ended()
-                log.warning("instance ended", file=self._instance.spec.file, instance=self._instance.id, reason=reason)
-                await self._kill(self._instance)
+                started = self._loop.time()
+                await self._until_ended(self._instance)
                 self._instance = None
+                if self._loop.time() - started > _STABLE:
+                    delay = self._limits.restart_first
             await asyncio.sleep(delay)
-            self._instance = await self._start_one()
-            self._pump()
-        except GridError as exc:
-            log.warning("instance did not start", error=exc.message)
-        return min(delay * 2, self._limits.restart_last)
+            delay = min(delay * 2, self._limits.restart_last)
+            try:
+                self._instance = await self._start_one()
+                self._pump()
+            except GridError as exc:
+                log.warning("instance did not start", error=exc.message)
+
+    async def _until_ended(self, instance: Instance) -> None:
+        """Wait for it to end and remove it; while its link stands, an engine that does not answer means nothing."""
+        while True:
+            try:
+                reason = await instance.ended()
+                break
+            except GridError as exc:
+                reason = exc.message
+            if not instance.is_ready:
+                break
+            await asyncio.sleep(_ASK_AGAIN)
+        log.warning("instance ended", file=instance.spec.file, instance=instance.id, reason=reason)
+        await self._kill(instance)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import structlog
 import uvloop
 
 from gridctl.new import new_gridfile
@@ -114,8 +115,10 @@ async def _listens(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def make_grid() -> Iterator[Callable[[int], RunningGrid]]:
-    """Starts a grid of so many nodes; all of them end with the session."""
-    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+    """Starts a grid of so many nodes; all of them end with the session. What they log is not gridctl's output."""
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch, open(os.devnull, "w") as nowhere:
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(nowhere))
+        stack.callback(structlog.reset_defaults)
 
         def make(count: int) -> RunningGrid:
             directory = Path(tempfile.mkdtemp(prefix="g-", dir="/tmp"))

@@ -1,30 +1,38 @@
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gridctl import Grid
 from gridctl.client import decode_result, encode_argument
+from gridctl.connect import ClientEnd
 from gridctl.new import load_gridfile, new_gridfile
 from gridnode.errors import (
     BodyInvalid,
     BodyTooLarge,
     CallTimeout,
+    GridError,
     LedgerError,
     LinkClosed,
     NodeNotFound,
     NotAuthenticated,
+    SignatureInvalid,
     TaskNotFound,
     TaskRaised,
     UsageError,
 )
+from gridnode.gridfile import Gridfile, render_secret
 from gridnode.identity import authority_of
-from gridnode.ledger import document_hash, sign_release
-from gridnode.model import Release
+from gridnode.ledger import document_hash, encode_documents, sign_release
+from gridnode.model import NodeId, Release
 from tests.gridctl.conftest import RunningGrid
 
 BOTH_LOOPS = True
+AUTHORITY = authority_of(Gridfile("g", (), render_secret(b"s" * 32)))
 
 
 async def test_a_call_runs_on_each_node_in_turn(hello_grid: RunningGrid) -> None:
@@ -153,3 +161,33 @@ def test_what_is_not_json_is_refused(value: object) -> None:
 def test_a_result_that_is_not_json_is_an_error(body: bytes) -> None:
     with pytest.raises(BodyInvalid):
         decode_result(body)
+
+
+class OneAnswer:
+    """A link that answers every op with these bytes."""
+
+    address = None
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def request(self, op: object, body: bytes = b"", *, name: str = "", timeout: float = 0) -> bytes:
+        return self._body
+
+
+async def test_a_node_cannot_make_up_a_release(hello_grid: RunningGrid) -> None:
+    async with Grid.connect(hello_grid.gridfile) as grid:
+        release = await grid.release()
+    assert release is not None
+    authority = authority_of(load_gridfile(hello_grid.gridfile))
+    forged = encode_documents([sign_release(b"f" * 32, release)])
+    with pytest.raises(SignatureInvalid):
+        await Grid(OneAnswer(forged), ClientEnd(), authority).release()  # type: ignore[arg-type]
+
+
+@given(st.binary(max_size=200))
+async def test_garbage_from_a_node_is_a_typed_error(body: bytes) -> None:
+    grid = Grid(OneAnswer(body), ClientEnd(), AUTHORITY)  # type: ignore[arg-type]
+    for ask in (grid.nodes, grid.release, lambda: grid.report(NodeId("a")), lambda: grid.missing_chunks([])):
+        with contextlib.suppress(GridError):
+            await ask()

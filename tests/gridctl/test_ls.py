@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from gridctl.cli import run
+from gridctl.ls import as_fields, release_text, row
+from gridnode.model import Address, Load, Member, MemberState, NodeId, NodeRecord, ReleaseState, ReleaseStatus, Root
+from tests.gridctl.conftest import RunningGrid
+
+ROOT = Root("3f9c" + "0" * 60)
+
+
+def member(state: str = "alive", release: ReleaseStatus | None = None, *addresses: Address) -> Member:
+    record = NodeRecord(NodeId("ab" * 20), "n1", 1, 1, addresses, "0.1.0", 1000, Load(2, 8), release)
+    return Member(record, MemberState(state), 1030.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (None, "-"),
+        (ReleaseStatus(1, ROOT, ReleaseState.ACTIVE), "active 3f9c0000"),
+        (ReleaseStatus(1, ROOT, ReleaseState.FETCHING, 4, 10), "fetching 40%"),
+        (ReleaseStatus(1, ROOT, ReleaseState.FETCHING), "fetching"),
+        (ReleaseStatus(1, ROOT, ReleaseState.STARTING), "starting 3f9c0000"),
+        (ReleaseStatus(1, ROOT, ReleaseState.FAILED, error="no"), "failed 3f9c0000"),
+    ],
+)
+def test_how_far_a_node_is(status: ReleaseStatus | None, text: str) -> None:
+    assert release_text(status) == text
+
+
+def test_a_row() -> None:
+    cells = row(member("alive", None, Address("10.0.0.1", 7400), Address("::1", 7400)), 1090.0)
+    assert cells == ("n1", "abababab", "10.0.0.1:7400", "alive", "-", "2/8", "0.1.0", "1m 30s", "1m ago")
+    assert row(member("dead"), 1090.0)[2::5] == ("-", "-")
+
+
+def test_fields_of_a_node() -> None:
+    fields = as_fields(member("dead", ReleaseStatus(7, ROOT, ReleaseState.FAILED, 1, 2, "no"), Address("::1", 7400)))
+    assert fields["addresses"] == ["[::1]:7400"]
+    assert fields["release"] == {
+        "sequence": 7,
+        "root": ROOT,
+        "state": "failed",
+        "have": 1,
+        "total": 2,
+        "error": "no",
+    }
+    assert (fields["state"], fields["load"]) == ("dead", {"in_flight": 2, "capacity": 8})
+    json.dumps(fields)
+    assert as_fields(member())["release"] is None
+
+
+def test_the_nodes_of_a_grid(hello_grid: RunningGrid, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ls", "--gridfile", str(hello_grid.gridfile)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["NAME", "ID", "ADDRESS", "STATE", "RELEASE", "LOAD", "VERSION", "UPTIME", "CHANGED"]
+    assert [line.split()[0] for line in lines] == ["node-1", "node-2"]
+    assert all(" alive " in line and " active " in line for line in lines)
+    assert run(["list", "--json", "--gridfile", str(hello_grid.gridfile)]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["schema"] == 1
+    assert [node["name"] for node in fields["nodes"]] == ["node-1", "node-2"]
+    assert fields["nodes"][0]["tasks"] == ["echo", "primes", "whoami", "words", "words.longest"]
