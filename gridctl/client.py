@@ -14,7 +14,16 @@ import msgspec
 from gridctl.connect import ClientEnd, connect
 from gridctl.new import find_gridfile, load_gridfile
 from gridnode import messages, wire
-from gridnode.errors import BodyInvalid, CallTimeout, GridError, LinkClosed, NodeLost, SignatureInvalid, UsageError
+from gridnode.errors import (
+    BodyInvalid,
+    CallTimeout,
+    GridError,
+    LinkClosed,
+    NodeLost,
+    SignatureInvalid,
+    TaskNotFound,
+    UsageError,
+)
 from gridnode.gridfile import Gridfile, parse_address
 from gridnode.identity import Authority, authority_of, operator_credentials, public_key_of
 from gridnode.ledger import CURRENT, RELEASE, decode_documents, encode_documents, open_release, sign_release, verifier
@@ -101,6 +110,8 @@ class Grid:
         """As `call`, with a body that is JSON already; BodyTooLarge past 6 MiB."""
         if not 0 < timeout < 0xFFFFFFFF / 1000:
             raise UsageError(f"a timeout of {timeout:g} s makes no sense", hint="more than 0 seconds")
+        if len(task.encode()) > wire.MAX_NAME:
+            raise TaskNotFound(f"no task is named {task[:32]!r}...: names have at most {wire.MAX_NAME} bytes")
         meta = msgspec.json.encode(CallMeta(secrets.token_hex(16), 1, node))
         started = time.perf_counter()
         reply: asyncio.Future[Frame | GridError] = self._loop.create_future()

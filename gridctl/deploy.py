@@ -130,7 +130,7 @@ async def _follow(grid: Grid, deployment: Deployment, timeout: float, progress: 
             shown[arrival.node] = arrival.state
             progress.line(f"{arrival.name}: {arrival.state}" + (f": {arrival.error}" if arrival.error else ""))
 
-    follow = Follow(grid, deployment.release.sequence, tell)
+    follow = Follow(grid, deployment.release.sequence, tell, root=deployment.release.root)
     try:
         async with asyncio.timeout(max(timeout, 0.1)):
             await follow.run()

@@ -39,7 +39,7 @@ class Arrival:
 
 
 class Follow:
-    """One release on its way. on_change: called with a node's Arrival whenever it is another."""
+    """One release on its way; root: of which, where known. on_change: called with an Arrival whenever it is another."""
 
     def __init__(
         self,
@@ -47,8 +47,10 @@ class Follow:
         sequence: int,
         on_change: Callable[[Arrival], None],
         now: Callable[[], float] = time.monotonic,
+        root: str = "",
     ) -> None:
         self._grid = grid
+        self._root = root
         self._sequence = sequence
         self._on_change = on_change
         self._now = now
@@ -81,7 +83,7 @@ class Follow:
             return Arrival(record.id, record.name, member.state.value, reachable=False)
         if status is None or status.sequence < self._sequence:
             return Arrival(record.id, record.name)
-        if status.sequence > self._sequence:
+        if status.sequence > self._sequence or status.root != (self._root or status.root):
             raise LedgerError(
                 f"release {status.sequence} took over from this one, {self._sequence}",
                 hint="somebody else deployed in the meantime; `gridctl ls` shows what runs",

@@ -68,16 +68,16 @@ class LedgerSync:
         return self._ledger.documents()
 
     async def put(self, document: Document) -> None:
-        """Take a document from an operator: on disk before this returns; LedgerError when a newer one is held."""
+        """Take a document from an operator: on disk before this returns; LedgerError when one as new is held."""
         if document.kind == RELEASE:
             open_release(document)
-        accepted = self._merge([document], None)
-        if not accepted and self._ledger.latest(document.kind, document.name) != document:
-            held = self._ledger.latest(document.kind, document.name)
+        held = self._ledger.latest(document.kind, document.name)
+        if held and held != document and held.sequence >= document.sequence:
             raise LedgerError(
-                f"{document.kind} {document.sequence} is older than {held.sequence if held else 0}, which the grid has",
+                f"{document.kind} {document.sequence} is not newer than {held.sequence}, which the grid has",
                 hint="somebody deployed in the meantime: deploy again",
             )
+        self._merge([document], None)
         await self._save()
 
     def linked(self, link: Link) -> None:

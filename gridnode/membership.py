@@ -26,6 +26,8 @@ class MembershipLimits:
     gossip_every: float = 5.0
     max_members: int = 1024
     max_addresses: int = 4096
+    dials_at_once: int = 32
+    """Started in one tick: what a peer tells must not make this node a flood."""
 
 
 class Sighted(NamedTuple):
@@ -163,7 +165,7 @@ class Membership:
         return row.member() if row else None
 
     def _sighted(self, sighting: Sighting, seed: bool, now: float) -> None:
-        if sighting.node == self.self_id:
+        if sighting.node == self.self_id or not _can_be_dialled(sighting.address):
             return
         known = self._addresses.get(sighting.address)
         if known is None:
@@ -171,8 +173,14 @@ class Membership:
                 return
             self._addresses[sighting.address] = _Address(sighting.node, seed, self._first_dial(sighting.node, now))
         elif not known.is_self:
-            known.node = sighting.node or known.node
+            if not self._is_at(known.node, sighting.address):
+                known.node = sighting.node or known.node
             known.seed |= seed
+
+    def _is_at(self, node: NodeId | None, address: Address) -> bool:
+        """Whether the node itself says so, which no other's word replaces."""
+        row = self._rows.get(node) if node else None
+        return row is not None and address in row.record.addresses
 
     def _first_dial(self, node: NodeId | None, now: float) -> float | None:
         """The lower id dials at once, the higher a little later, so that two nodes rarely dial each other."""
@@ -211,7 +219,7 @@ class Membership:
         if row is None and len(self._rows) >= self.limits.max_members:
             return []
         before = row.state if row else None
-        if row is None or not row.linked:
+        if row is None or not row.linked or row.state is not MemberState.ALIVE:
             row = self._rows[record.id] = _Row(record, MemberState.ALIVE, now, linked=True)
         elif _newer(record, row.record):
             row.record = record
@@ -273,14 +281,17 @@ class Membership:
                 del self._addresses[address]
 
     def _dial_due(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+        """The seeds, then who has waited longest."""
+        due: list[tuple[bool, float, Address]] = []
         for address, known in self._addresses.items():
             if self._is_linked(known.node):
                 known.due = None
             elif known.due is not None and known.due <= now:
-                known.due = None
-                effects.append(Dial(address))
-        return effects
+                due.append((not known.seed, known.due, address))
+        chosen = [address for _, _, address in sorted(due)[: self.limits.dials_at_once]]
+        for address in chosen:
+            self._addresses[address].due = None
+        return [Dial(address) for address in chosen]
 
     def _gossip(self, now: float) -> list[Effect]:
         """Now and then tell one linked peer, each in turn, where the others are."""
@@ -294,6 +305,10 @@ class Membership:
     def _tell(self, to: NodeId) -> list[Effect]:
         known = tuple(_sightings(row.record for node, row in self._rows.items() if row.linked and node != to))
         return [TellSightings(to, known)] if known else []
+
+
+def _can_be_dialled(address: Address) -> bool:
+    return 0 < address.port < 65536 and 0 < len(address.host) <= 255
 
 
 def _newer(record: NodeRecord, than: NodeRecord) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from gridnode import messages
-from gridnode.errors import BodyInvalid, GridError
+from gridnode.errors import BodyInvalid, GridError, LinkClosed
 from gridnode.link.pool import LinkPool
 from gridnode.link.protocol import Link
 from gridnode.membership import (
@@ -124,10 +124,12 @@ class Mesh:
                 self._handle(FoundSelf(link.address))
             link.close()
             return
-        first = self._links.get(record.id) is None
-        self._links.add(record.id, link)
+        known, held = self._membership.get(record.id), self._links.get(record.id)
+        if held and known and record.incarnation > known.record.incarnation:
+            held.abort(LinkClosed("the node has started anew"))
+        is_main = self._links.add(record.id, link)
         self._handle(LinkedUp(record, link.address))
-        if first:
+        if is_main:
             self._on_link(link)
 
     def unlinked(self, link: Link, node: NodeId) -> None:

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     starts_at_once: int = 4
 
     tick: float = 0.5
-    silent_after: float = 2.5
-    suspect_after: float = 2.0
+    silent_after: float = 2.0
+    suspect_after: float = 1.75
     fetch_timeout: float = 20.0
     fetches_at_once: int = 4

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from integration import engine, project
-from integration.grid import Grid, Node, open_grids, until
+from integration.grid import Grid, open_grids, until
+from integration.node import Node
 
 SIZE = 3
 PATIENCE = 30.0

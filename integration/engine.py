@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,16 @@ DIRECTORY = _TEMPORARY / f"{_PREFIX}{RUN}"
 _used_tags: set[str] = set()
 
 
-def docker(*argv: str, check: bool = True, timeout: float = 60) -> str:
-    """Output of one docker command."""
-    ended = subprocess.run(["docker", *argv], check=False, capture_output=True, text=True, timeout=timeout)
+def run(
+    *argv: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 90
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, however it ends."""
+    return subprocess.run(argv, check=False, env=env, input=stdin, capture_output=True, text=True, timeout=timeout)
+
+
+def docker(*argv: str, check: bool = True) -> str:
+    """Output of one docker command; RuntimeError when it fails."""
+    ended = run("docker", *argv)
     if check and ended.returncode:
         raise RuntimeError(f"docker {' '.join(argv)}: {ended.stderr.strip()}")
     return ended.stdout

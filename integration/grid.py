@@ -1,18 +1,15 @@
 """A grid of real gridnode containers for tests. GRID_REUSE=name keeps it from one run to the next."""
 
-import base64
 import itertools
 import json
 import os
 import secrets
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +22,7 @@ from gridnode.gridfile import parse_card, render_gridfile
 from gridnode.model import Address
 from integration import engine
 from integration.engine import docker
+from integration.node import Node
 
 testcontainers_config.ryuk_disabled = True  # we clean up by label, also after a run that was killed
 
@@ -33,8 +31,6 @@ GRIDCTL = Path(sys.executable).parent / "gridctl"
 SOCKET = "/var/run/docker.sock"
 CARD = "/etc/gridnode/Card"
 LINK_PORT = 7400
-_INSIDE = (Path(__file__).parent / "inside.py").read_text()
-_EXEC = ("docker", "exec", "-i")
 _numbers = itertools.count()
 open_grids: list["Grid"] = []
 
@@ -48,66 +44,6 @@ def until(check: Callable[[], T | None], within: float, what: str) -> T:
             return value
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}; last seen: {value!r}"
         time.sleep(0.05)
-
-
-@dataclass
-class Node:
-    """One node container. directory: its card, data and sockets; port: where the host reaches its link."""
-
-    name: str
-    directory: Path
-    container: str = ""
-    port: int = 0
-
-    @property
-    def address(self) -> str:
-        """Its address on the grid's network; empty when it does not run."""
-        networks = engine.inspect(self.container)[0]["NetworkSettings"]["Networks"].values()
-        return str(next(iter(networks))["IPAddress"])
-
-    @property
-    def running(self) -> bool:
-        return bool(engine.inspect(self.container)[0]["State"]["Running"])
-
-    @property
-    def exit_code(self) -> int:
-        return int(engine.inspect(self.container)[0]["State"]["ExitCode"])
-
-    def logs(self) -> str:
-        ended = _run("docker", "logs", self.container)
-        return ended.stdout + ended.stderr
-
-
-@dataclass(frozen=True)
-class Response:
-    """An answer of the HTTP API."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
-class Load:
-    """What a stream of calls has met so far. slowest: seconds."""
-
-    statuses: Counter[int] = field(default_factory=Counter)
-    nodes: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0.0
-
-    def read(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            status, node, error, seconds = json.loads(line)
-            self.statuses[status] += 1
-            self.nodes[node] += 1
-            if error:
-                self.errors[error] += 1
-            self.slowest = max(self.slowest, seconds)
 
 
 class Grid:
@@ -211,7 +147,7 @@ class Grid:
         self.disturbed |= argv[0] == "deploy"
         env = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCTL_")}
         env |= {"GRIDCTL_GRIDFILE": str(self.gridfile)}
-        return _run(str(GRIDCTL), *argv, stdin=stdin, env=env, timeout=timeout)
+        return engine.run(str(GRIDCTL), *argv, stdin=stdin, env=env, timeout=timeout)
 
     def deploy(self, directory: Path, *argv: str) -> dict[str, Any]:
         """`gridctl deploy` that has to succeed; what it says in JSON."""
@@ -230,7 +166,7 @@ class Grid:
     def alive(self, node: Node) -> set[str]:
         """Names of the nodes that are alive as `node` sees it, itself included; nothing while it does not answer."""
         with suppress(RuntimeError):
-            rows = self.http(node, "GET", "/v1/nodes").json["nodes"]
+            rows = node.http("GET", "/v1/nodes").json["nodes"]
             return {row["record"]["name"] for row in rows if row["state"] == "alive"}
         return set()
 
@@ -243,42 +179,16 @@ class Grid:
         """`docker inspect` of the running sandboxes, of all nodes or of one."""
         labels = [f"{engine.GRID}={self.tag}"]
         if node:
-            labels.append(f"{engine.NODE}={self.id(node)}")
+            labels.append(f"{engine.NODE}={node.id}")
         return [row for row in engine.inspect(*engine.containers(*labels)) if engine.NODE in row["Config"]["Labels"]]
 
-    def id(self, node: Node) -> str:
-        """Its NodeId, as its log says; also of a node that is down."""
-        starts = (json.loads(line) for line in node.logs().splitlines() if '"starting"' in line)
-        return str(next(starts)["node"])
-
-    def http(
-        self, node: Node, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Response:
-        """One request to the node's API from inside its container; RuntimeError when it does not answer."""
-        ask = _ask(method, path, body, headers or {}, jobs=0)
-        ended = _run(*_EXEC, node.container, *_PYTHON, stdin=ask)
-        if ended.returncode:
-            raise RuntimeError(ended.stderr)
-        answer = json.loads(ended.stdout)
-        return Response(answer["status"], answer["headers"], base64.b64decode(answer["body"]))
-
-    @contextmanager
-    def load(self, node: Node, task: str, body: bytes = b"null", jobs: int = 3) -> Iterator[Load]:
-        """Invoke `task` through `node` over and over while the block runs, `jobs` calls in flight."""
-        load = Load()
-        command = [*_EXEC, node.container, *_PYTHON]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as calls:
-            assert calls.stdin
-            assert calls.stdout
-            reader = threading.Thread(target=load.read, args=(calls.stdout,))
-            reader.start()
-            try:
-                calls.stdin.write(_ask("POST", f"/v1/invoke/{task}", body, {}, jobs))
-                calls.stdin.flush()
-                yield load
-            finally:
-                calls.stdin.close()
-                reader.join(60)
+    def gridfile_for(self, node: Node, path: Path) -> str:
+        """The path of a copy of the Gridfile that knows one node alone."""
+        path.write_text(
+            render_gridfile(replace(load_gridfile(self.gridfile), seeds=(Address("127.0.0.1", node.port),)))
+        )
+        path.chmod(0o600)
+        return str(path)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -329,17 +239,3 @@ class Grid:
             network.create()
         network._docker.client.close()  # it has no other way to let go of the engine
         return network
-
-
-_PYTHON = ("/usr/bin/python3", "-I", "-c", _INSIDE)
-
-
-def _run(
-    *argv: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 90
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, check=False, env=env, input=stdin, capture_output=True, text=True, timeout=timeout)
-
-
-def _ask(method: str, path: str, body: bytes, headers: Mapping[str, str], jobs: int) -> str:
-    text = base64.b64encode(body).decode()
-    return json.dumps({"method": method, "path": path, "headers": dict(headers), "body": text, "jobs": jobs}) + "\n"

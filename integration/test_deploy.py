@@ -2,13 +2,14 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from integration import project
-from integration.conftest import Opened, is_active
-from integration.grid import Grid
+from integration.conftest import PATIENCE, SIZE, Opened, is_active
+from integration.grid import Grid, until
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_going_back_to_what_the_nodes_had_sends_nothing(grid: Grid, copy: Path, 
 
 def test_calls_go_on_while_a_release_replaces_another(grid: Grid, copy: Path) -> None:
     project.write(copy, project.versioned(2))
-    with grid.load(grid.nodes["node-1"], "probe.version") as load:
+    with grid.nodes["node-1"].load("probe.version") as load:
         report = grid.deploy(copy)
     assert all(row["state"] == "active" for row in report["nodes"])
     assert set(load.statuses) == {200}, load.errors
@@ -74,7 +75,7 @@ def test_a_task_that_cannot_be_imported_is_shown_and_the_old_release_serves_on(
     grid: Grid, copy: Path, opened: Opened
 ) -> None:
     project.write(copy, {"tasks/broken.py": "def handler(event):\n    return 1\n\nimport not_there\n"})
-    with grid.load(grid.nodes["node-1"], "echo", b'"still here"') as load:
+    with grid.nodes["node-1"].load("echo", b'"still here"') as load:
         ended = grid.gridctl("deploy", str(copy))
     assert ended.returncode == 1
     assert "ModuleNotFoundError: No module named 'not_there'" in ended.stderr
@@ -85,6 +86,24 @@ def test_a_task_that_cannot_be_imported_is_shown_and_the_old_release_serves_on(
     assert (called.returncode, called.stdout.strip()) == (0, "1")
     assert grid.gridctl("invoke", "broken").returncode == 5
     assert {row["Config"]["Labels"]["gridcontrol.release"] for row in grid.sandboxes()} == {opened.root}
+
+
+def test_of_deploys_at_one_time_by_way_of_several_nodes_one_wins_everywhere(grid: Grid, tmp_path: Path) -> None:
+    deploys = []
+    for number, node in enumerate(grid.nodes.values(), start=4):
+        directory = project.write(tmp_path / str(number) / "base", project.versioned(number))
+        deploys.append((str(directory), grid.gridfile_for(node, tmp_path / node.name)))
+    with ThreadPoolExecutor(SIZE) as pool:
+        jobs = [pool.submit(grid.gridctl, "deploy", where, "--json", "--gridfile", file) for where, file in deploys]
+        ended = [job.result() for job in jobs]
+    assert {one.returncode for one in ended} <= {0, 1}
+    assert all("in the meantime" in one.stderr for one in ended if one.returncode)
+    done = [json.loads(one.stdout) for one in ended if not one.returncode]
+    assert len({report["sequence"] for report in done}) == len(done)
+    until(lambda: len({row["release"]["root"] for row in grid.members()}) == 1, PATIENCE, "all on one release")
+    until(lambda: {row["release"]["state"] for row in grid.members()} == {"active"}, PATIENCE, "all active")
+    said = {grid.gridctl("invoke", "probe.version", "--node", name).stdout for name in grid.nodes}
+    assert len(said) == 1
 
 
 def test_a_symlink_out_of_the_tree_is_refused(grid: Grid, copy: Path) -> None:

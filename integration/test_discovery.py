@@ -4,7 +4,8 @@ from gridnode.gridfile import parse_card
 from gridnode.model import Address
 from integration import engine
 from integration.conftest import PATIENCE, SIZE, Opened, is_active
-from integration.grid import LINK_PORT, Grid, Node, until
+from integration.grid import LINK_PORT, Grid, until
+from integration.node import Node
 
 
 def test_three_nodes_find_each_other_by_multicast_alone(opened: Opened, grid: Grid) -> None:
@@ -18,7 +19,7 @@ def test_three_nodes_find_each_other_by_multicast_alone(opened: Opened, grid: Gr
 def test_every_node_is_listed_with_its_own_name_id_and_version(grid: Grid) -> None:
     members = grid.members()
     assert sorted(member["name"] for member in members) == sorted(grid.nodes)
-    assert {member["id"] for member in members} == {grid.id(node) for node in grid.nodes.values()}
+    assert {member["id"] for member in members} == {node.id for node in grid.nodes.values()}
     assert len({member["version"] for member in members}) == 1
 
 

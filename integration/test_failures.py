@@ -8,7 +8,8 @@ from pathlib import Path
 from integration import project
 from integration.conftest import PATIENCE, Opened, is_active
 from integration.engine import docker, inspect
-from integration.grid import Grid, Load, Node, until
+from integration.grid import Grid, until
+from integration.node import Load, Node
 
 JOBS = 3
 
@@ -16,7 +17,7 @@ JOBS = 3
 def test_a_killed_node_is_gone_while_calls_go_on_and_catches_up_when_it_is_back(grid: Grid, tmp_path: Path) -> None:
     lost = grid.nodes["node-3"]
     orphans = [row["Id"] for row in grid.sandboxes(lost)]
-    with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
+    with grid.nodes["node-1"].load("echo", jobs=JOBS) as load:
         until(lambda: load.nodes["node-3"] > 10, PATIENCE, "calls reach node-3")
         grid.kill(lost)
         start = time.monotonic()
@@ -41,7 +42,7 @@ def test_a_killed_node_is_gone_while_calls_go_on_and_catches_up_when_it_is_back(
 
 def test_a_stopped_node_says_goodbye_and_no_call_fails(grid: Grid) -> None:
     leaving = grid.nodes["node-2"]
-    with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
+    with grid.nodes["node-1"].load("echo", jobs=JOBS) as load:
         until(lambda: load.nodes["node-2"] > 10, PATIENCE, "calls reach node-2")
         start = time.monotonic()
         grid.stop(leaving)
@@ -72,7 +73,7 @@ def test_a_node_that_hangs_is_gone_and_comes_back(grid: Grid) -> None:
         start = time.monotonic()
         until(lambda: _state(grid, "node-2") != "alive", 8, "node-2 is gone from ls")
         print(f"not alive {time.monotonic() - start:.1f} s after it froze")
-        with grid.load(grid.nodes["node-1"], "echo", jobs=JOBS) as load:
+        with grid.nodes["node-1"].load("echo", jobs=JOBS) as load:
             _go_on(load)
         assert set(load.statuses) == {200}
     until(grid.is_full_mesh, PATIENCE, "a full mesh")

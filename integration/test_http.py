@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from integration.grid import Grid, Node, Response
+from integration.grid import Grid
+from integration.node import Node, Response
 
 SIX_MEBIBYTES = 6 << 20
 
@@ -76,10 +77,10 @@ def test_a_task_that_does_not_exist_names_those_near(grid: Grid, node: Node) -> 
 
 
 def test_what_there_is_can_be_listed(grid: Grid, node: Node) -> None:
-    assert grid.http(node, "GET", "/healthz").json == {"status": "ok"}
-    tasks = grid.http(node, "GET", "/v1/tasks").json["tasks"]
+    assert node.http("GET", "/healthz").json == {"status": "ok"}
+    tasks = node.http("GET", "/v1/tasks").json["tasks"]
     assert {"echo", "probe.fail", "probe.whoami"} <= set(tasks)
-    rows = grid.http(node, "GET", "/v1/nodes").json["nodes"]
+    rows = node.http("GET", "/v1/nodes").json["nodes"]
     assert {(row["record"]["name"], row["state"]) for row in rows} == {(name, "alive") for name in grid.nodes}
 
 
@@ -89,17 +90,17 @@ def test_what_there_is_can_be_listed(grid: Grid, node: Node) -> None:
 )
 def test_web_pages_of_others_are_refused(grid: Grid, node: Node, headers: dict[str, str]) -> None:
     for method, path in (("POST", "/v1/invoke/echo"), ("GET", "/v1/nodes"), ("GET", "/v1/tasks")):
-        answer = grid.http(node, method, path, b"1" if method == "POST" else b"", headers)
+        answer = node.http(method, path, b"1" if method == "POST" else b"", headers)
         assert (answer.status, code(answer)) == (403, "forbidden")
 
 
 def test_other_paths_and_methods_are_refused(grid: Grid, node: Node) -> None:
-    assert grid.http(node, "GET", "/v1/invoke/echo").status == 405
-    assert grid.http(node, "GET", "/v2/nodes").status == 404
+    assert node.http("GET", "/v1/invoke/echo").status == 405
+    assert node.http("GET", "/v2/nodes").status == 404
 
 
 def invoke(grid: Grid, node: Node, task: str, body: bytes = b"null") -> Response:
-    return grid.http(node, "POST", f"/v1/invoke/{task}", body)
+    return node.http("POST", f"/v1/invoke/{task}", body)
 
 
 def code(answer: Response) -> str:

@@ -16,9 +16,9 @@ def test_twelve_calls_are_spread_evenly_over_three_nodes(grid: Grid) -> None:
 
 def test_a_call_runs_on_the_node_that_is_asked_for(grid: Grid) -> None:
     for name, node in grid.nodes.items():
-        for wanted in (name, grid.id(node)[:12]):
+        for wanted in (name, node.id[:12]):
             ran = _whole(grid, "probe.whoami", "--node", wanted)
-            assert ran["node"] == {"id": grid.id(node), "name": name}
+            assert ran["node"] == {"id": node.id, "name": name}
             assert (ran["result"]["node"], ran["result"]["instance"]) == (name, ran["instance"])
             assert ran["attempts"] == 1
             assert ran["duration_ms"] > 0

@@ -12,7 +12,8 @@ from gridnode.gridfile import parse_card
 from integration import engine
 from integration.conftest import PATIENCE
 from integration.engine import docker
-from integration.grid import Grid, Node, until
+from integration.grid import Grid, until
+from integration.node import Node
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import pytest
 from gridctl.new import load_gridfile, new_gridfile
 from gridnode.gridfile import render_gridfile
 from gridnode.model import Address
+from integration import engine
 from integration.conftest import PATIENCE
-from integration.grid import LINK_PORT, Grid, Node, until
+from integration.grid import LINK_PORT, Grid, until
+from integration.node import Node
 
 
 @pytest.fixture
@@ -107,10 +109,7 @@ def _dials_failed(node: Node, addresses: list[Address]) -> bool:
 
 def _s_client(node: Node, *argv: str) -> subprocess.CompletedProcess[str]:
     """openssl s_client until the node ends the connection; stdout: what came through it, nothing else."""
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{node.port}", "-quiet", *argv]
-    return subprocess.run(
-        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
-    )
+    return engine.run("openssl", "s_client", "-connect", f"127.0.0.1:{node.port}", "-quiet", *argv, timeout=PATIENCE)
 
 
 def _was_cut_off(ended: subprocess.CompletedProcess[str]) -> bool:

@@ -1,6 +1,7 @@
 """The links of this node, by peer."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from gridnode.errors import GridError, LinkClosed
@@ -18,6 +19,7 @@ class LinkPool:
         self._self_id = self_id
         self._silent_after = silent_after
         self._links: dict[NodeId, Link] = {}
+        self._ticked = math.inf
         self._surplus: dict[Link, None] = {}
 
     def __iter__(self) -> Iterator[tuple[NodeId, Link]]:
@@ -54,9 +56,14 @@ class LinkPool:
         return True
 
     def tick(self, now: float) -> None:
-        """Ping every peer, drop the silent, and close surplus links that carry nothing."""
+        """Ping every peer, drop the silent, and close surplus links that carry nothing.
+
+        After a pause of our own nobody is silent: what peers sent meanwhile is still to be read.
+        """
+        paused = now - self._ticked > self._silent_after / 2
+        self._ticked = now
         for link in [*self._links.values(), *self._surplus]:
-            if now - link.last_heard > self._silent_after:
+            if not paused and now - link.last_heard > self._silent_after:
                 link.abort(LinkClosed(f"silent for {self._silent_after:g} s"))
             elif link in self._surplus and link.address and not link.busy:
                 link.close()

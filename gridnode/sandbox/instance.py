@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gridnode import wire
-from gridnode.errors import GridError, InstanceFailed, LinkClosed, NotReady, TaskCrashed, TaskNotFound
+from gridnode.errors import BodyTooLarge, GridError, InstanceFailed, LinkClosed, NotReady, TaskCrashed, TaskRaised
 from gridnode.link import Cancel, LinkLimits
 from gridnode.link.protocol import Link
 from gridnode.model import Done, InstanceId, Invocation, Outcome, TaskName
@@ -19,6 +19,7 @@ from gridnode.wire import Frame, Op
 
 SOCKET = "grid.sock"
 _RECONNECT = 3.0
+_MAX_HANDLERS = 128
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -129,6 +130,9 @@ class Instance:
         left = max(1, int((call.deadline - self._loop.time()) * 1000))
         try:
             call_id = link.call(Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=left)
+        except BodyTooLarge as exc:
+            done(Outcome(error=exc, instance=self.id, started=False))
+            return _nothing
         except GridError as exc:
             done(Outcome(error=NotReady(exc.message), instance=self.id, started=False))
             return _nothing
@@ -139,19 +143,27 @@ class Instance:
             return Outcome(error=TaskCrashed("the instance ended with the call inside it"), instance=self.id)
         if reply.flags & wire.FLAG_ERROR:
             error = wire.decode_error(reply.body)
-            return Outcome(error=error, instance=self.id, started=not isinstance(error, TaskNotFound))
+            if error.retryable:  # whatever a sandbox says: the call was inside it, no other node may run it again
+                error = TaskRaised(error.message, trace=error.trace)
+            return Outcome(error=error, instance=self.id)
         return Outcome(reply.body, instance=self.id)
 
     async def _listen(self) -> None:
         """The directory is mounted read-only into one sandbox: only that one can reach the socket."""
         path = Path(self.spec.socket_dir)
-        await asyncio.to_thread(path.mkdir, mode=0o755, parents=True, exist_ok=True)
-        self._server = await self._loop.create_unix_server(lambda: Link(self, self._limits), str(path / SOCKET))
-        os.chmod(path / SOCKET, 0o666)
+        try:
+            await asyncio.to_thread(path.mkdir, mode=0o755, parents=True, exist_ok=True)
+            self._server = await self._loop.create_unix_server(lambda: Link(self, self._limits), str(path / SOCKET))
+            os.chmod(path / SOCKET, 0o666)
+        except OSError as exc:
+            raise InstanceFailed(f"cannot make the socket {path / SOCKET}: {exc.strerror or exc}") from exc
 
     # -- LinkEnd ----------------------------------------------------------------------------------------------------
 
     def hello(self, link: Link) -> bytes:
+        """Refuses at once what connects while the runtime is: each connection costs this node a descriptor."""
+        if self.is_ready:
+            raise LinkClosed("this instance is connected already")
         return b'{"version":%d}' % wire.VERSION
 
     def opened(self, link: Link, body: bytes) -> None:
@@ -159,7 +171,7 @@ class Instance:
             raise LinkClosed("this instance is connected already")
         try:
             hello = _decode_hello(body)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, RecursionError) as exc:
             raise LinkClosed(f"malformed hello: {exc}") from exc
         if hello.version != wire.VERSION:
             self._fail(InstanceFailed(f"the runtime speaks version {hello.version}, this node {wire.VERSION}"))
@@ -167,10 +179,16 @@ class Instance:
             self._fail(InstanceFailed(hello.error.message, trace=hello.error.trace))
         else:
             self._link = link
-            self.handlers = {handler.name: handler for handler in hello.handlers}
+            self.handlers = {one.name: one for one in hello.handlers[:_MAX_HANDLERS] if self._may_serve(one)}
             if not self._greeted.done():
                 self._greeted.set_result(None)
             self._on_ready(self)
+
+    def _may_serve(self, handler: Handler) -> bool:
+        """Whether it is this file's own: a sandbox must not take the calls of another task."""
+        name, task = handler.name, self.spec.task
+        own = name == task or name.startswith(f"{task}.")
+        return own and handler.concurrency > 0 and name.isprintable() and len(name.encode()) <= wire.MAX_NAME
 
     def _fail(self, error: InstanceFailed) -> None:
         if not self._greeted.done():

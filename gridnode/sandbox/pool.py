@@ -43,7 +43,7 @@ class Pool:
         self._limits = limits
         self._serving: Prepared | None = None
         self._starts = asyncio.Semaphore(limits.starts_at_once)
-        self._drains: set[asyncio.Task[None]] = set()
+        self._drains: dict[asyncio.Task[None], Prepared] = {}
 
     @property
     def release(self) -> Release | None:
@@ -94,8 +94,8 @@ class Pool:
         before, self._serving = self._serving, prepared
         if before:
             drain = asyncio.create_task(self._retire(before), name="drain")
-            self._drains.add(drain)
-            drain.add_done_callback(self._drains.discard)
+            self._drains[drain] = before
+            drain.add_done_callback(self._drains.pop)
 
     async def drained(self) -> None:
         """Wait until the instances of earlier releases have stopped."""
@@ -103,9 +103,10 @@ class Pool:
             await asyncio.wait(self._drains)
 
     async def close(self) -> None:
-        """Stop every instance."""
-        for drain in self._drains:
+        """Stop every instance, those that drain too."""
+        for drain, before in list(self._drains.items()):
             drain.cancel()
+            await _stop_all(before.pools.values())
         if self._serving:
             await _stop_all(self._serving.pools.values())
 

@@ -53,8 +53,8 @@ class Releases:
         self._failures: tuple[TaskFailure, ...] = ()
 
     def follow(self, release: Release) -> None:
-        """Aim for this release, unless a newer one is known already."""
-        if self._wanted is None or release.sequence > self._wanted.sequence:
+        """Aim for this release, unless a newer one is known already; of two with one sequence the ledger chose."""
+        if _replaces(release, self._wanted):
             self._wanted = release
             self._news.set()
 
@@ -73,8 +73,7 @@ class Releases:
                 if job:
                     job.cancel()
                     await asyncio.wait({job})
-                serving = self._pool.release
-                if self._wanted and (serving is None or serving.sequence < self._wanted.sequence):
+                if self._wanted and _replaces(self._wanted, self._pool.release):
                     job = asyncio.create_task(self._bring(self._wanted), name="release")
         finally:
             if job:
@@ -123,3 +122,7 @@ class Releases:
     def _tell(self, release: Release, state: ReleaseState, have: int = 0, total: int = 0, error: str = "") -> None:
         self._status = ReleaseStatus(release.sequence, release.root, state, have, total, error[:2000])
         self._on_status(self._status)
+
+
+def _replaces(release: Release, before: Release | None) -> bool:
+    return before is None or (release.sequence >= before.sequence and release != before)

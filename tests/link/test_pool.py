@@ -128,6 +128,16 @@ def test_the_silent_are_dropped_and_the_others_pinged() -> None:
     assert alive.ended == "closed"
 
 
+def test_after_a_pause_of_our_own_nobody_is_silent() -> None:
+    links, peer = pool(), Wire(B)
+    links.add(B, link(peer))
+    links.tick(100.0)
+    links.tick(110.0)
+    assert (peer.ended, peer.pings) == ("", 2)
+    links.tick(110.5)
+    assert peer.ended == "aborted"
+
+
 # -- bulk links -----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,283 @@
+"""The pool on real runtimes, as child processes."""
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridnode.errors import (
+    CallTimeout,
+    GridError,
+    NoCapacity,
+    NotReady,
+    ReleaseFailed,
+    TaskCrashed,
+    TaskNotFound,
+    TaskRaised,
+)
+from gridnode.link import Cancel
+from gridnode.model import Invocation, InvocationId, Load, NodeId, Outcome, Release, Root, TaskName, TaskSpec
+from gridnode.sandbox.pool import Pool
+from gridnode.sandbox.task_pool import PoolLimits
+from tests.fakes.peers import until
+from tests.fakes.process_sandbox import ProcessSandbox
+
+LIMITS = PoolLimits(max_queued=4, cancel_grace=0.2, drain_timeout=5, restart_first=0.02, start_timeout=15)
+
+ECHO = """
+import os, time
+
+def handler(event):
+    return {"got": event, "pid": os.getpid(), "release": RELEASE}
+
+def nap(event):
+    time.sleep(event)
+    return "rested"
+
+def die(event):
+    os._exit(7)
+
+def fail(event):
+    raise ValueError("no " + event)
+"""
+WIDE = """
+import asyncio
+
+async def handler(event):
+    await asyncio.sleep(event)
+    return "awake"
+
+async def stubborn(event):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+class Ground:
+    """A Pool, its sandboxes, and releases to serve."""
+
+    def __init__(self, directory: Path, run_dir: Path, limits: PoolLimits = LIMITS) -> None:
+        self.sandbox = ProcessSandbox()
+        self.run_dir = run_dir
+        self.pool = Pool(NodeId("ab" * 20), "n", "g", "none", run_dir, self.sandbox, limits)
+        self._directory = directory
+
+    def release(self, number: int = 1, **files: str) -> tuple[Release, Path]:
+        directory = self._directory / str(number)
+        (directory / "tasks").mkdir(parents=True)
+        for name, text in files.items():
+            (directory / "tasks" / f"{name}.py").write_text(f"RELEASE = {number}\n{text}")
+        tasks = tuple(TaskSpec(name, f"tasks/{name}.py") for name in sorted(files))
+        return Release("demo", Root(f"{number:064x}"), number, 0, 0, len(files), tasks), directory
+
+    async def serve(self, number: int = 1, **files: str) -> None:
+        self.pool.activate(await self.pool.prepare(*self.release(number, **files)))
+
+    def call(self, task: str, event: object = None, seconds: float = 10.0) -> tuple[list[Outcome], Cancel]:
+        outcomes: list[Outcome] = []
+        deadline = asyncio.get_running_loop().time() + seconds
+        call = Invocation(InvocationId("0" * 32), TaskName(task), json.dumps(event).encode(), deadline)
+        return outcomes, self.pool.invoke(call, outcomes.append)
+
+    async def outcome(self, task: str, event: object = None, seconds: float = 10.0) -> Outcome:
+        outcomes, _ = self.call(task, event, seconds)
+        await until(lambda: outcomes, f"an outcome of {task}")
+        return outcomes[0]
+
+    async def result(self, task: str, event: object = None) -> Any:
+        outcome = await self.outcome(task, event)
+        assert not outcome.error, outcome.error
+        return json.loads(outcome.body)
+
+    async def error(self, task: str, event: object = None, seconds: float = 10.0) -> GridError:
+        outcome = await self.outcome(task, event, seconds)
+        assert outcome.error
+        return outcome.error
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="gr-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def grounds(tmp_path: Path, run_dir: Path) -> AsyncIterator[Callable[..., Ground]]:
+    made: list[Ground] = []
+
+    def make(limits: PoolLimits = LIMITS) -> Ground:
+        made.append(Ground(tmp_path, run_dir, limits))
+        return made[-1]
+
+    yield make
+    for ground in made:
+        await ground.pool.close()
+        left = await ground.sandbox.running()
+        await ground.sandbox.clean()
+        assert left == []
+        assert os.listdir(run_dir) == []
+
+
+@pytest.fixture
+def ground(grounds: Callable[..., Ground]) -> Ground:
+    return grounds()
+
+
+async def test_nothing_is_served_before_a_release(ground: Ground) -> None:
+    assert isinstance(await ground.error("echo"), NotReady)
+    assert (ground.pool.tasks, ground.pool.load, ground.pool.release) == ((), Load(), None)
+
+
+async def test_a_release_serves_its_tasks(ground: Ground) -> None:
+    await ground.serve(echo=ECHO, wide=WIDE)
+    assert (await ground.result("echo", {"a": 1}))["got"] == {"a": 1}
+    assert await ground.result("wide", 0) == "awake"
+    names = {"echo", "echo.nap", "echo.die", "echo.fail", "wide", "wide.stubborn"}
+    assert set(ground.pool.tasks) == names
+    for unknown in ("nothing", "echo.nothing", "", "echo\0"):
+        outcome = await ground.outcome(unknown)
+        assert isinstance(outcome.error, TaskNotFound)
+        assert not outcome.started
+
+
+async def test_a_task_that_raises(ground: Ground) -> None:
+    await ground.serve(echo=ECHO)
+    error = await ground.error("echo.fail", "way")
+    assert (type(error), error.message) == (TaskRaised, "ValueError: no way")
+    assert error.trace
+    assert "tasks/echo.py" in error.trace
+
+
+async def test_sync_tasks_run_one_by_one_and_async_ones_together(ground: Ground) -> None:
+    await ground.serve(echo=ECHO, wide=WIDE)
+    naps = [ground.call("echo.nap", 0.05)[0] for _ in range(4)]
+    wide = [ground.call("wide", 0.05)[0] for _ in range(30)]
+    assert ground.pool.load == Load(34, 2)
+    start = asyncio.get_running_loop().time()
+    await until(lambda: all(wide))
+    assert asyncio.get_running_loop().time() - start < 1.0
+    await until(lambda: all(naps))
+    assert asyncio.get_running_loop().time() - start >= 0.19
+    assert ground.pool.load == Load(0, 2)
+
+
+async def test_a_full_queue(ground: Ground) -> None:
+    await ground.serve(echo=ECHO)
+    calls = [ground.call("echo.nap", 0.02)[0] for _ in range(7)]
+    refused = [call[0].error for call in calls if call]
+    assert [type(error) for error in refused] == [NoCapacity, NoCapacity]
+    await until(lambda: all(calls))
+
+
+async def test_a_task_past_its_deadline_is_killed_and_the_others_served(ground: Ground) -> None:
+    await ground.serve(echo=ECHO)
+    before = (await ground.result("echo"))["pid"]
+    late, _ = ground.call("echo.nap", 60, seconds=0.2)
+    queued, _ = ground.call("echo")
+    await until(lambda: late and queued)
+    assert isinstance(late[0].error, CallTimeout)
+    assert late[0].started
+    assert not queued[0].error
+    assert json.loads(queued[0].body)["pid"] != before
+
+
+async def test_an_async_task_that_swallows_its_cancel_is_killed(ground: Ground) -> None:
+    await ground.serve(wide=WIDE)
+    late, _ = ground.call("wide.stubborn", None, seconds=0.1)
+    await until(lambda: late)
+    assert isinstance(late[0].error, CallTimeout)
+    await until(lambda: ground.pool.load.in_flight == 0)
+    assert await ground.result("wide", 0) == "awake"
+
+
+async def test_a_cancelled_async_call_leaves_its_neighbours_alone(ground: Ground) -> None:
+    await ground.serve(wide=WIDE)
+    neighbour, _ = ground.call("wide", 0.5)
+    _, cancel = ground.call("wide", 60)
+    cancel()
+    await until(lambda: neighbour)
+    assert neighbour[0].body == b'"awake"'
+
+
+async def test_a_crash_and_the_restart(ground: Ground) -> None:
+    await ground.serve(echo=ECHO, wide=WIDE)
+    neighbour, _ = ground.call("wide", 0.3)
+    assert isinstance(await ground.error("echo.die"), TaskCrashed)
+    assert (await ground.result("echo", 1))["got"] == 1
+    await until(lambda: neighbour)
+    assert not neighbour[0].error
+
+
+async def test_a_release_that_cannot_be_imported_fails_whole(ground: Ground) -> None:
+    release = ground.release(1, echo=ECHO, bad="import nothing_of_the_sort\n", gone="import os\nos._exit(3)\n")
+    with pytest.raises(ReleaseFailed) as caught:
+        await ground.pool.prepare(*release)
+    failures = {failure.file: failure for failure in caught.value.failures}
+    assert set(failures) == {"tasks/bad.py", "tasks/gone.py"}
+    assert failures["tasks/bad.py"].trace
+    assert "nothing_of_the_sort" in failures["tasks/bad.py"].message
+    assert "Traceback" in failures["tasks/bad.py"].trace
+    assert "code 3" in failures["tasks/gone.py"].message
+    assert await ground.sandbox.running() == []
+
+
+async def test_a_release_that_fails_leaves_the_old_one_serving(ground: Ground) -> None:
+    await ground.serve(1, echo=ECHO)
+    with pytest.raises(ReleaseFailed):
+        await ground.pool.prepare(*ground.release(2, echo="1/0"))
+    assert (await ground.result("echo"))["release"] == 1
+
+
+async def test_a_prepare_that_is_cancelled_leaves_no_instance(ground: Ground) -> None:
+    sleepy = "import time\ntime.sleep(60)\ndef handler(): pass"
+    files = {f"t{n}": sleepy for n in range(3)}
+    prepare = asyncio.ensure_future(ground.pool.prepare(*ground.release(1, echo=ECHO, **files)))
+    await until(lambda: len(ground.sandbox._children) == 4)
+    prepare.cancel()
+    await asyncio.wait({prepare})
+    await until(lambda: not ground.sandbox._children and not os.listdir(ground.run_dir))
+
+
+async def test_a_start_that_takes_too_long(grounds: Callable[..., Ground]) -> None:
+    ground = grounds(PoolLimits(start_timeout=0.3))
+    with pytest.raises(ReleaseFailed, match="not ready within"):
+        await ground.pool.prepare(*ground.release(1, slow="import time\ntime.sleep(60)"))
+
+
+async def test_the_switch_lets_calls_inside_the_old_release_finish(ground: Ground) -> None:
+    await ground.serve(1, echo=ECHO)
+    inside, _ = ground.call("echo.nap", 0.4)
+    queued, _ = ground.call("echo")
+    await ground.serve(2, echo=ECHO)
+    assert (await ground.result("echo"))["release"] == 2
+    assert inside == []
+    await until(lambda: inside and queued)
+    assert (inside[0].body, json.loads(queued[0].body)["release"]) == (b'"rested"', 1)
+    await ground.pool.drained()
+    assert len(await ground.sandbox.running()) == 1
+
+
+async def test_closing_stops_the_releases_that_drain_too(ground: Ground) -> None:
+    await ground.serve(1, echo=ECHO)
+    inside, _ = ground.call("echo.nap", 60, seconds=60)
+    queued, _ = ground.call("echo", seconds=60)
+    await ground.serve(2, echo=ECHO)
+    await ground.pool.close()
+    assert await ground.sandbox.running() == []
+    assert isinstance(inside[0].error, TaskCrashed)
+    assert isinstance(queued[0].error, NotReady)
+
+
+async def test_sandboxes_of_an_earlier_life_are_reaped(grounds: Callable[..., Ground]) -> None:
+    ground = grounds()
+    await ground.serve(echo=ECHO)
+    await ground.pool.reap()
+    assert await ground.sandbox.running() == []

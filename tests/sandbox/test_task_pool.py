@@ -1,0 +1,386 @@
+"""The task pool on scripted instances: every call gets one outcome, whatever instances and callers do."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gridnode.errors import (
+    CallTimeout,
+    EngineUnavailable,
+    GridError,
+    InstanceFailed,
+    NoCapacity,
+    NotReady,
+    TaskCrashed,
+    TaskNotFound,
+)
+from gridnode.link import Cancel
+from gridnode.model import Done, InstanceId, Invocation, InvocationId, Outcome, TaskName
+from gridnode.sandbox import task_pool
+from gridnode.sandbox.instance import Handler, Instance
+from gridnode.sandbox.task_pool import PoolLimits, TaskPool
+from tests.fakes.peers import until
+
+ECHO, WIDE = TaskName("echo"), TaskName("echo.wide")
+FAST = PoolLimits(max_queued=3, cancel_grace=0.05, drain_timeout=0.2, restart_first=0.01, restart_last=0.05)
+
+
+class Scripted:
+    """An Instance without a sandbox: the test answers its calls, and ends it."""
+
+    def __init__(self, number: int, start: Callable[[], Any]) -> None:
+        self.id = InstanceId(f"{number:08x}")
+        self.spec = SimpleNamespace(file="tasks/echo.py", instance=self.id)
+        self.handlers = {ECHO: Handler(ECHO), WIDE: Handler(WIDE, 4)}
+        self.is_ready = False
+        self.inside: dict[str, Done] = {}
+        self.asked_to_stop: list[str] = []
+        self.stops = 0
+        self.waits = 0
+        self.wait_error: GridError | None = None
+        self._start = start
+        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self, timeout: float) -> None:
+        await asyncio.sleep(0)
+        outcome = self._start()
+        if asyncio.isfuture(outcome):
+            await outcome
+        self.is_ready = True
+
+    async def ended(self) -> str:
+        self.waits += 1
+        if self.wait_error:
+            raise self.wait_error
+        return await asyncio.shield(self.end)
+
+    async def stop(self, grace: float) -> None:
+        await asyncio.sleep(0)
+        self.stops += 1
+        self.crash()
+
+    def invoke(self, call: Invocation, done: Done) -> Cancel:
+        assert self.is_ready
+        assert call.id not in self.inside
+        self.inside[call.id] = done
+        return lambda: self.asked_to_stop.append(call.id)
+
+    def answer(self, call_id: str) -> None:
+        self.inside.pop(call_id)(Outcome(call_id.encode(), instance=self.id))
+
+    def crash(self) -> None:
+        self.is_ready = False
+        for call_id in list(self.inside):
+            self.inside.pop(call_id)(Outcome(error=TaskCrashed("crashed"), instance=self.id))
+        if not self.end.done():
+            self.end.set_result("exit code 1")
+
+
+@dataclass
+class Room:
+    """A TaskPool, its instances, and the outcomes of its calls."""
+
+    limits: PoolLimits = FAST
+    instances: list[Scripted] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    cancels: dict[str, Cancel] = field(default_factory=dict)
+    fail: Callable[[], Any] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.pool = TaskPool(self._make, self.limits)
+
+    def _make(self, on_ready: Callable[[Instance], None]) -> Instance:
+        self.starts.append(asyncio.get_running_loop().time())
+        self.instances.append(Scripted(len(self.instances), self.fail))
+        return cast(Instance, self.instances[-1])
+
+    @property
+    def instance(self) -> Scripted:
+        return self.instances[-1]
+
+    def call(self, call_id: str, seconds: float = 60.0, task: TaskName = ECHO) -> None:
+        outcomes = self.outcomes.setdefault(call_id, [])
+        deadline = asyncio.get_running_loop().time() + seconds
+        call = Invocation(InvocationId(call_id), task, b"", deadline)
+        self.cancels[call_id] = self.pool.invoke(call, outcomes.append)
+
+    async def outcome(self, call_id: str) -> Outcome:
+        await until(lambda: self.outcomes[call_id], f"an outcome of {call_id}")
+        assert len(self.outcomes[call_id]) == 1
+        return self.outcomes[call_id][0]
+
+    async def error(self, call_id: str, kind: type[GridError], started: bool) -> None:
+        outcome = await self.outcome(call_id)
+        assert (type(outcome.error), outcome.started) == (kind, started)
+
+
+@pytest.fixture
+async def room() -> Any:
+    room = Room()
+    await room.pool.start()
+    yield room
+    await room.pool.stop()
+
+
+async def test_one_at_a_time_then_the_queue_in_order(room: Room) -> None:
+    for call_id in "abc":
+        room.call(call_id)
+    for call_id in "abc":
+        assert list(room.instance.inside) == [call_id]
+        room.instance.answer(call_id)
+        assert (await room.outcome(call_id)).body == call_id.encode()
+    assert room.pool.in_flight == 0
+
+
+async def test_as_many_at_once_as_the_handler_takes(room: Room) -> None:
+    for call_id in "abcdef":
+        room.call(call_id, task=WIDE)
+    assert list(room.instance.inside) == list("abcd")
+
+
+async def test_past_the_queue_there_is_no_capacity_at_once(room: Room) -> None:
+    for call_id in "abcde":
+        room.call(call_id)
+    assert room.outcomes["d"] == []
+    await room.error("e", NoCapacity, started=False)
+    room.cancels["e"]()
+    assert len(room.outcomes["e"]) == 1
+    assert room.pool.in_flight == 4
+
+
+async def test_a_task_that_is_not_there(room: Room) -> None:
+    room.call("a", task=TaskName("echo.nothing"))
+    await room.error("a", TaskNotFound, started=False)
+    room.call("b")
+    room.call("c", task=TaskName("echo.nothing"))
+    room.instance.answer("b")
+    await room.error("c", TaskNotFound, started=False)
+    assert room.pool.in_flight == 0
+
+
+async def test_a_deadline_in_the_queue_and_in_the_task(room: Room) -> None:
+    room.call("inside", 0.05)
+    room.call("queued", 0.03)
+    await room.error("queued", CallTimeout, started=False)
+    await room.error("inside", CallTimeout, started=True)
+    assert room.instance.asked_to_stop == ["inside"]
+    room.instance.answer("inside")
+    assert len(room.outcomes["inside"]) == 1
+    assert room.instance.stops == 0
+
+
+async def test_a_deadline_already_past(room: Room) -> None:
+    room.call("a", -5.0)
+    await room.error("a", CallTimeout, started=True)
+
+
+async def test_a_cancelled_call_frees_its_place(room: Room) -> None:
+    for call_id in "abc":
+        room.call(call_id)
+    room.cancels["b"]()
+    room.cancels["a"]()
+    assert room.instance.asked_to_stop == ["a"]
+    assert list(room.instance.inside) == ["a"], "the next waits until the instance is free"
+    room.instance.answer("a")
+    assert list(room.instance.inside) == ["c"]
+    room.instance.answer("c")
+    for call_id in "abc":
+        room.cancels[call_id]()
+        assert len(room.outcomes[call_id]) == 1
+
+
+async def test_an_instance_that_ignores_a_cancel_is_killed_and_the_queue_goes_on(room: Room) -> None:
+    first = room.instance
+    for call_id in "abc":
+        room.call(call_id)
+    room.cancels["a"]()
+    await until(lambda: room.instance is not first and room.instance.inside)
+    assert first.stops >= 1
+    assert list(room.instance.inside) == ["b"]
+    room.instance.answer("b")
+    room.instance.answer("c")
+    assert not (await room.outcome("b")).error
+    assert not (await room.outcome("c")).error
+
+
+async def test_a_crash_is_told_to_those_inside_only(room: Room) -> None:
+    first = room.instance
+    for call_id in "abcd":
+        room.call(call_id, task=WIDE)
+    room.call("e", task=WIDE)
+    first.crash()
+    for call_id in "abcd":
+        await room.error(call_id, TaskCrashed, started=True)
+    await until(lambda: room.instance is not first and room.instance.inside)
+    room.instance.answer("e")
+    assert (await room.outcome("e")).instance == room.instance.id
+
+
+async def test_a_lost_connection_waits_for_the_runtime_to_come_back(room: Room) -> None:
+    room.instance.is_ready = False
+    room.call("a")
+    assert room.outcomes["a"] == []
+    room.instance.is_ready = True
+    room.pool._ready(cast(Instance, room.instance))
+    room.instance.answer("a")
+    assert not (await room.outcome("a")).error
+
+
+async def test_restarts_back_off(room: Room) -> None:
+    for n in range(1, 6):
+        room.instance.crash()
+        await until(lambda n=n: len(room.instances) > n and room.instance.is_ready)  # type: ignore[misc]
+    gaps = [later - before for before, later in zip(room.starts[1:], room.starts[2:], strict=False)]
+    assert all(gap >= least - 0.002 for gap, least in zip(gaps, (0.02, 0.04, 0.05, 0.05), strict=True))
+
+
+async def test_a_restart_that_fails_is_tried_again(room: Room) -> None:
+    failures = iter([InstanceFailed("no"), EngineUnavailable("down"), InstanceFailed("no")])
+
+    def fail() -> None:
+        for failure in failures:
+            raise failure
+
+    room.fail = fail
+    room.instance.crash()
+    room.call("a")
+    await until(lambda: room.instance.inside)
+    assert len(room.instances) == 5
+    assert [instance.stops for instance in room.instances[1:4]] == [1, 1, 1]
+    room.instance.answer("a")
+
+
+async def test_an_engine_that_does_not_answer_is_no_reason_to_spin_or_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine restarts, and its sandboxes live on."""
+    monkeypatch.setattr(task_pool, "_ASK_AGAIN", 0.05)
+    room = Room()
+    room.fail = lambda: setattr(room.instance, "wait_error", EngineUnavailable("restarting"))
+    await room.pool.start()
+    first, turns = room.instance, iter(range(1000))
+    await until(lambda: next(turns) > 50)
+    assert 1 <= first.waits < 20
+    room.call("a")
+    first.answer("a")
+    assert not (await room.outcome("a")).error
+    room.fail = lambda: None
+    first.crash()
+    await until(lambda: room.instance is not first and room.instance.is_ready)
+    await room.pool.stop()
+
+
+async def test_an_instance_that_does_not_start_is_cleaned_up() -> None:
+    room = Room(fail=lambda: (_ for _ in ()).throw(InstanceFailed("import error")))
+    with pytest.raises(InstanceFailed):
+        await room.pool.start()
+    assert room.instance.stops == 1
+    await room.pool.stop()
+
+
+async def test_a_start_that_is_cancelled_is_cleaned_up() -> None:
+    never = asyncio.get_running_loop().create_future()
+    room = Room(fail=lambda: never)
+    start = asyncio.ensure_future(room.pool.start())
+    await until(lambda: room.instances)
+    start.cancel()
+    await asyncio.wait({start})
+    assert room.instance.stops == 1
+
+
+async def test_stopping_is_not_held_up_by_an_engine_that_is_down() -> None:
+    room = Room()
+    await room.pool.start()
+    never = asyncio.get_running_loop().create_future()
+    room.fail = lambda: never
+    room.instance.crash()
+    await until(lambda: len(room.instances) == 2)
+
+    async def stop(grace: float) -> None:
+        raise EngineUnavailable("down")
+
+    room.instance.stop = stop  # type: ignore[method-assign]
+    async with asyncio.timeout(2):
+        await room.pool.stop()
+
+
+async def test_stopping_ends_every_call() -> None:
+    room = Room()
+    await room.pool.start()
+    for call_id in "ab":
+        room.call(call_id)
+    await room.pool.stop()
+    await room.error("a", TaskCrashed, started=True)
+    await room.error("b", NotReady, started=False)
+    assert room.pool.in_flight == 0
+
+
+async def test_draining_waits_for_the_calls_inside_but_not_for_ever(room: Room) -> None:
+    await room.pool.drained()
+    room.call("a")
+    room.call("b")
+    drain = asyncio.ensure_future(room.pool.drained())
+    await asyncio.sleep(0)
+    room.instance.answer("a")
+    await asyncio.sleep(0)
+    assert not drain.done()
+    room.instance.answer("b")
+    await drain
+    room.call("c")
+    await room.pool.drained()
+    assert room.pool.in_flight == 1
+
+
+async def test_handlers_stay_known_while_an_instance_restarts(room: Room) -> None:
+    never = asyncio.get_running_loop().create_future()
+    room.fail = lambda: never
+    room.instance.crash()
+    await until(lambda: len(room.instances) == 2)
+    assert set(room.pool.handlers) == {ECHO, WIDE}
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["call", "wide", "unknown", "late", "cancel", "answer", "crash", "turn"]), st.integers(0, 30)
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(STEPS)
+def test_no_call_ends_twice_or_never(steps: list[tuple[str, int]]) -> None:
+    async def play() -> dict[str, list[Outcome]]:
+        room = Room(PoolLimits(max_queued=4, cancel_grace=0, restart_first=0, restart_last=0))
+        await room.pool.start()
+        for step, number in steps:
+            await take(room, step, number)
+        await room.pool.stop()
+        assert room.pool.in_flight == 0
+        assert not any(instance.inside for instance in room.instances)
+        return room.outcomes
+
+    outcomes = asyncio.run(play())
+    assert {call_id: len(got) for call_id, got in outcomes.items()} == dict.fromkeys(outcomes, 1)
+
+
+async def take(room: Room, step: str, number: int) -> None:
+    known = list(room.cancels)
+    match step:
+        case "call" | "wide" | "unknown" | "late":
+            task = {"wide": WIDE, "unknown": TaskName("echo.none")}.get(step, ECHO)
+            room.call(str(len(known)), -1.0 if step == "late" else 60.0, task)
+        case "cancel" if known:
+            room.cancels[known[number % len(known)]]()
+        case "answer" if room.instance.inside:
+            room.instance.answer(list(room.instance.inside)[number % len(room.instance.inside)])
+        case "crash":
+            room.instance.crash()
+        case _:
+            for _ in range(number):
+                await asyncio.sleep(0)
