@@ -113,9 +113,15 @@ class LedgerSync:
             self._on_release(release)
 
     def _save_soon(self) -> None:
-        job = asyncio.create_task(self._save(), name="save-ledger")
+        job = asyncio.create_task(self._try_to_save(), name="save-ledger")
         self._saves.add(job)
         job.add_done_callback(self._saves.discard)
+
+    async def _try_to_save(self) -> None:
+        try:
+            await self._save()
+        except LedgerError as exc:
+            log.error("heard news that are not on disk yet", error=exc.message)
 
     async def _save(self) -> None:
         async with self._saving:
@@ -123,4 +129,4 @@ class LedgerSync:
             try:
                 await asyncio.to_thread(self._write, self._path, content)
             except OSError as exc:
-                log.error("cannot save the ledger", path=str(self._path), error=str(exc))
+                raise LedgerError(f"cannot save the ledger at {self._path}: {exc.strerror or exc}") from exc

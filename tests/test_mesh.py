@@ -166,18 +166,23 @@ async def test_a_goodbye_is_told_from_a_death(pair: tuple[Station, Station]) -> 
     await until(lambda: one.sees(two) is MemberState.LEFT and not one.links.get(two.id))
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["lower id", "higher id"])
 async def test_one_that_is_back_before_it_was_missed_hears_of_our_ledger(
-    pair: tuple[Station, Station], stations: list[Station]
+    pair: tuple[Station, Station], stations: list[Station], turned: bool
 ) -> None:
-    """Its old link may stand for seconds after a power failure."""
-    one, two = pair
+    """Its old link may stand for seconds after a power failure, and would win over the new one."""
+    one, two = sorted(pair, key=lambda station: station.id, reverse=turned)
     reborn = Station(two.credentials, incarnation=2)
     stations.append(reborn)
     await reborn.open()
     reborn.seed(one)
     await until(lambda: reborn.sees(one) is MemberState.ALIVE)
     await until(lambda: one.record_of(two).incarnation == 2)
-    assert len(one.linked) == 2
+    held = one.links.get(two.id)
+    assert held is one.linked[-1]
+    assert held
+    held.event(Op.LEDGER_DIGEST, b"ours")
+    await until(lambda: reborn.events)
 
 
 GARBAGE: list[tuple[int, bytes]] = [

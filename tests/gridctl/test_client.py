@@ -193,7 +193,7 @@ async def test_garbage_from_a_node_is_a_typed_error(body: bytes) -> None:
             await ask()
 
 
-async def test_a_name_that_no_task_can_have(grid: RunningGrid) -> None:
-    async with Grid.connect(grid.gridfile) as client:
+async def test_a_name_that_no_task_can_have(hello_grid: RunningGrid) -> None:
+    async with Grid.connect(hello_grid.gridfile) as client:
         with pytest.raises(TaskNotFound, match="at most 255 bytes"):
             await client.invoke("x" * 256)
