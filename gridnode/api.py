@@ -1,6 +1,7 @@
 """The HTTP front door, on loopback only: invoke tasks and look at the grid."""
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Awaitable, Callable
 
@@ -20,7 +21,6 @@ Route = Callable[[Invocation, Done, str], Cancel]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_JSON = "application/json"
 
 
 class Api:
@@ -42,7 +42,7 @@ class Api:
         self._loop = asyncio.get_running_loop()
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[guard, errors], client_max_size=wire.MAX_CALL_BODY)
+        app = web.Application(middlewares=[errors], client_max_size=wire.MAX_CALL_BODY)
         app.router.add_post("/v1/invoke/{task}", self.invoke)
         app.router.add_get("/v1/nodes", self.nodes)
         app.router.add_get("/v1/tasks", self.tasks)
@@ -74,41 +74,43 @@ class Api:
             raise
 
     async def nodes(self, request: web.Request) -> web.Response:
-        return _json(200, {"nodes": self._members()})
+        return _json(200, msgspec.json.encode({"nodes": self._members()}))
 
     async def tasks(self, request: web.Request) -> web.Response:
-        return _json(200, {"tasks": self._tasks()})
+        return _json(200, msgspec.json.encode({"tasks": self._tasks()}))
 
     async def health(self, request: web.Request) -> web.Response:
         """Up and listening: whether a release is active is for /v1/nodes to say."""
-        return _json(200, {"status": "ok"})
+        return _json(200, b'{"status":"ok"}')
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse foreign Host and Origin: a web page in somebody's browser must not reach a grid through localhost."""
-    host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
+def check_sender(request: web.Request) -> None:
+    """Forbidden for foreign Host and Origin: a page in somebody's browser must not reach a grid through localhost."""
+    if not _is_loopback(request.host):
+        raise Forbidden(f"host {request.host!r} is not served here; use localhost")
     origin = request.headers.get("Origin")
-    if host not in _LOOPBACK:
-        return error_response(Forbidden(f"host {host!r} is not served here; use localhost"))
-    if origin and origin.split("//", 1)[-1].rsplit(":", 1)[0] not in _LOOPBACK:
-        return error_response(Forbidden("requests from other origins are refused"))
-    return await handler(request)
+    if origin and not _is_loopback(origin.split("//", 1)[-1]):
+        raise Forbidden("requests from other origins are refused")
+
+
+@functools.lru_cache(maxsize=64)
+def _is_loopback(host: str) -> bool:
+    return (host if host.endswith("]") else host.rsplit(":", 1)[0]) in _LOOPBACK
 
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The one place where errors become responses."""
     try:
+        check_sender(request)
         return await handler(request)
     except GridError as exc:
         return error_response(exc)
     except web.HTTPRequestEntityTooLarge:
         return error_response(BodyTooLarge(f"body is larger than {wire.MAX_CALL_BODY} bytes"))
     except web.HTTPException as exc:
-        return _json(
-            exc.status, {"error": {"code": "http", "message": f"{request.method} {request.path}: {exc.reason}"}}
-        )
+        message = f"{request.method} {request.path}: {exc.reason}"
+        return _json(exc.status, msgspec.json.encode({"error": {"code": "http", "message": message}}))
     except Exception:
         log.exception("request failed", path=request.path)
         return error_response(GridError("internal error: see this node's log"))
@@ -138,25 +140,21 @@ def _seconds(text: str | None, default: float, most: float) -> float:
 
 
 def _respond(outcome: Outcome, call_id: InvocationId) -> web.Response:
-    if outcome.error:
-        response = error_response(outcome.error, node=outcome.name, invocation_id=call_id)
-    else:
-        response = web.Response(body=outcome.body or b"null", content_type=_JSON)
-    response.headers["Grid-Invocation-Id"] = call_id
-    response.headers["Grid-Duration-Ms"] = f"{outcome.duration * 1000:.3f}"
+    headers = {"Grid-Invocation-Id": call_id, "Grid-Duration-Ms": f"{outcome.duration * 1000:.3f}"}
     if outcome.name:
-        response.headers["Grid-Node"] = outcome.name
-    return response
+        headers["Grid-Node"] = outcome.name
+    if outcome.error:
+        return error_response(outcome.error, headers, node=outcome.name, invocation_id=call_id)
+    return _json(200, outcome.body or b"null", headers)
 
 
-def error_response(error: GridError, **more: str) -> web.Response:
+def error_response(error: GridError, headers: dict[str, str] | None = None, **more: str) -> web.Response:
     """{"error": {code, message, hint, trace, node, invocation_id}}, with what there is of them."""
     fields = {"code": error.code, "message": error.message, "hint": error.hint, "trace": error.trace, **more}
-    response = _json(error.status, {"error": {name: value for name, value in fields.items() if value}})
-    if error.status == 429:
-        response.headers["Retry-After"] = "1"
-    return response
+    body = msgspec.json.encode({"error": {name: value for name, value in fields.items() if value}})
+    retry = {"Retry-After": "1"} if error.status == 429 else {}
+    return _json(error.status, body, {**retry, **(headers or {})})
 
 
-def _json(status: int, value: object) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), content_type=_JSON)
+def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, body=body, headers={"Content-Type": "application/json", **(headers or {})})

@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NewType
 
 import msgspec
@@ -131,8 +130,7 @@ class Member(msgspec.Struct, frozen=True):
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True, gc=False):
     """One call on its way. deadline: the loop's clock, seconds; body and meta pass through undecoded."""
 
     id: InvocationId
@@ -142,8 +140,7 @@ class Invocation:
     meta: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of an Invocation: `body`, or `error`. started: the task may have run, wholly or in part.
 
     name: the node's own; duration: seconds.

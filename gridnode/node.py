@@ -32,6 +32,7 @@ from gridnode.operations import Operations, invokes
 from gridnode.router import Router, Target
 from gridnode.sandbox.docker import DockerSandbox
 from gridnode.sandbox.pool import Pool
+from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.settings import Settings
 from gridnode.sync.disk import ReleaseDisk
@@ -129,8 +130,7 @@ class Node:
             cancel_grace=settings.cancel_grace,
             stop_grace=settings.stop_grace,
             drain_timeout=settings.drain_timeout,
-            restart_first=settings.restart_first,
-            restart_last=settings.restart_last,
+            restarts=RestartPolicy(settings.restart_first, settings.restart_last),
             start_timeout=settings.start_timeout,
             starts_at_once=settings.starts_at_once,
         )

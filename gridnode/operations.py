@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gridnode import messages
-from gridnode.errors import LedgerError, NodeNotFound
+from gridnode.errors import CallTimeout, LedgerError, NodeNotFound
 from gridnode.ledger import Document, decode_documents, encode_documents
 from gridnode.link import Cancel
 from gridnode.link.protocol import Link
@@ -68,7 +68,10 @@ class Operations:
         link = self._peer(node)
         if link is None:
             raise NodeNotFound(f"{node[:12]} is not linked to this node")
-        return await link.request(Op.RELEASE_STATUS, timeout=_STATUS_TIMEOUT)
+        try:
+            return await link.request(Op.RELEASE_STATUS, timeout=_STATUS_TIMEOUT)
+        except TimeoutError as exc:
+            raise CallTimeout(f"{node[:12]} did not answer within {_STATUS_TIMEOUT:g} s") from exc
 
     async def _ledger_get(self, frame: Frame) -> bytes:
         return encode_documents(self._ledger.documents())

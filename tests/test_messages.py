@@ -2,7 +2,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridnode import messages
@@ -45,6 +45,7 @@ KINDS: list[Any] = [NodeRecord, list[Sighting], list[ChunkPart], list[bytes], No
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+@settings(max_examples=50)
 @given(body=st.binary(max_size=200) | VALUES.map(messages.encode))
 def test_garbage_is_only_ever_body_invalid(kind: Any, body: bytes) -> None:
     try:

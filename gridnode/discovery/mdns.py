@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ipaddress
 import logging
 import secrets
 from collections.abc import Callable
@@ -91,7 +92,7 @@ class MdnsDiscovery:
             port=port,
             properties=parts,
             server=f"{self._name.split('.')[0]}.local.",
-            parsed_addresses=[address.host for address in addresses],
+            parsed_addresses=[address.host for address in addresses if _is_ip(address.host)],
         )
 
     def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
@@ -125,3 +126,12 @@ class MdnsDiscovery:
         except (ValueError, msgspec.MsgspecError):
             return []
         return [Sighting(address, announcement.node) for address in announcement.addresses]
+
+
+def _is_ip(host: str) -> bool:
+    """Not the name of a machine, which `advertise` takes too."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import socket
-import struct
 import sys
 import time
 import traceback
@@ -24,19 +23,43 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-VERSION = 1
-HEADER = struct.Struct(">IQBBHIHH")
-HEADER_SIZE = HEADER.size
-HELLO, CALL, REPLY, CANCEL, PING, PONG = 1, 2, 3, 5, 7, 8
-FLAG_ERROR = 1
-OP_INVOKE = 1
-MAX_BODY, MAX_FRAME = 6 * 1024 * 1024, 6 * 1024 * 1024 + 8192
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def import_file(name: str, path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":  # by path: nothing of ours is on a task's path
+    import_file("gridnode.runtimes.python_frames", os.path.join(HERE, "python_frames.py"))
+from gridnode.runtimes.python_frames import (  # noqa: E402
+    BUFFER_SIZE,
+    CALL,
+    CANCEL,
+    FLAG_ERROR,
+    HELLO,
+    MAX_BODY,
+    OP_INVOKE,
+    PING,
+    PONG,
+    REPLY,
+    VERSION,
+    Frame,
+    Inbox,
+    pack,
+)
+
 MAX_TRACE, MAX_MESSAGE = 8192, 2000
 MAX_HANDLERS = 128
-BUFFER_SIZE = 64 * 1024
 ASYNC_CONCURRENCY = 64
 PID = os.getpid()
-HERE = os.path.dirname(os.path.abspath(__file__))
+READ_AGAIN = 0.001
 DIAL_PATIENCE, REDIAL_PATIENCE, REDIAL_PAUSE, HELLO_GRACE = 30.0, 600.0, 0.2, 2.0
 
 
@@ -50,16 +73,6 @@ class Fault(Exception):
     def as_json(self) -> dict[str, str]:
         body = {"code": self.code, "message": self.message[:MAX_MESSAGE]}
         return body | {"trace": self.trace[-MAX_TRACE:]} if self.trace else body
-
-
-class Frame(NamedTuple):
-    kind: int
-    call_id: int
-    op: int
-    deadline_ms: int
-    name: bytes
-    meta: bytes
-    body: bytes
 
 
 class Context:
@@ -116,54 +129,6 @@ class Handler(NamedTuple):
 
 
 Handlers = dict[bytes, Handler]
-
-
-class Inbox:
-    """The bytes of one connection, cut into frames. Holds one frame at most beyond what was read."""
-
-    def __init__(self) -> None:
-        self._resize(BUFFER_SIZE)
-        self._start = self._end = 0
-
-    def space(self) -> memoryview:
-        """Where the next bytes go."""
-        return self._view[self._end :]
-
-    def received(self, size: int) -> Iterator[Frame]:
-        """Every frame that `size` more bytes complete; ValueError on one that is malformed."""
-        self._end += size
-        while self._end - self._start >= HEADER_SIZE:
-            length, call_id, kind, _, op, deadline, name_len, meta_len = HEADER.unpack_from(self._buffer, self._start)
-            name_at = self._start + HEADER_SIZE
-            meta_at, end = name_at + name_len, name_at + length
-            body_at = meta_at + meta_len
-            if length > MAX_FRAME or body_at > end:
-                raise ValueError(f"malformed frame of {length} bytes")
-            if end > self._end:
-                break
-            view, self._start = self._view, end
-            parts = bytes(view[name_at:meta_at]), bytes(view[meta_at:body_at]), bytes(view[body_at:end])
-            yield Frame(kind, call_id, op, deadline, *parts)
-        self._make_room()
-
-    def _make_room(self) -> None:
-        held, size = self._end - self._start, BUFFER_SIZE
-        if held >= HEADER_SIZE:
-            size = max(size, HEADER_SIZE + int.from_bytes(self._view[self._start : self._start + 4], "big"))
-        if self._start or size != len(self._buffer):
-            rest = bytes(self._view[self._start : self._end])
-            if size != len(self._buffer):
-                self._resize(size)
-            self._buffer[:held] = rest
-            self._start, self._end = 0, held
-
-    def _resize(self, size: int) -> None:
-        self._buffer = bytearray(size)
-        self._view = memoryview(self._buffer)
-
-
-def pack(kind: int, call_id: int, body: bytes = b"", flags: int = 0) -> bytes:
-    return HEADER.pack(len(body), call_id, kind, flags, 0, 0, 0, 0) + body
 
 
 def pack_error(call_id: int, fault: Fault) -> bytes:
@@ -249,16 +214,6 @@ def set_path(root: str, directory: str) -> None:
     sys.path.insert(0, root)
 
 
-def import_file(name: str, path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def find_handlers(module: ModuleType, task: str) -> Iterator[Handler]:
     """The file's own public functions: the default one under the bare task name, the others as `task.function`."""
     functions = {name: value for name, value in vars(module).items() if _is_own_function(module, name, value)}
@@ -335,16 +290,44 @@ def dial(path: str, patience: float) -> socket.socket | None:
 
 
 def serve_sync(sock: socket.socket, hello: bytes, handlers: Handlers) -> None:
-    """Answer one frame after the other, each before the next starts, until the connection ends."""
+    """Answer calls in order, each before the next starts, until the connection ends.
+
+    The node sends short calls early. One that it takes back while another runs must not start: so after a long one,
+    what has come meanwhile is read before the next.
+    """
     inbox = Inbox()
+    waiting: dict[int, Frame] = {}
     sock.sendall(hello)
-    while size := sock.recv_into(inbox.space()):
-        for frame in inbox.received(size):
-            if frame.kind == CALL:
-                # Sent before the next call starts: a reply never waits for another call's handler.
-                sock.sendall(answer(handlers, frame))
-            elif frame.kind == PING:
-                sock.sendall(pack(PONG, frame.call_id))
+    read_at = 0.0
+    while True:
+        if not waiting or time.monotonic() - read_at > READ_AGAIN:
+            size = receive(sock, inbox, wait=not waiting)
+            if size == 0:
+                return
+            read_at = time.monotonic()
+            for frame in inbox.received(max(size, 0)):
+                take(sock, frame, waiting)
+        if waiting:
+            frame = waiting.pop(next(iter(waiting)))
+            sock.sendall(answer(handlers, frame))
+
+
+def receive(sock: socket.socket, inbox: Inbox, wait: bool) -> int:
+    """Bytes read, 0 at the end, -1 when there are none now."""
+    try:
+        return sock.recv_into(inbox.space(), 0, 0 if wait else socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return -1
+
+
+def take(sock: socket.socket, frame: Frame, waiting: dict[int, Frame]) -> None:
+    if frame.kind == CALL:
+        waiting[frame.call_id] = frame
+    elif frame.kind == CANCEL and frame.call_id in waiting:
+        del waiting[frame.call_id]
+        sock.sendall(pack_error(frame.call_id, Fault("call", "the call was cancelled before it started")))
+    elif frame.kind == PING:
+        sock.sendall(pack(PONG, frame.call_id))
 
 
 def run_sync(path: str, hello: bytes, handlers: Handlers) -> None:

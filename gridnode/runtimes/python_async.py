@@ -10,25 +10,19 @@ from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from gridnode.runtimes.python import (
-    CALL,
-    CANCEL,
     DIAL_PATIENCE,
-    PING,
-    PONG,
     REDIAL_PATIENCE,
     REDIAL_PAUSE,
     Fault,
-    Frame,
     Handler,
     Handlers,
-    Inbox,
     answer,
     dial,
-    pack,
     pack_error,
     pack_raised,
     pack_result,
 )
+from gridnode.runtimes.python_frames import CALL, CANCEL, PING, PONG, Frame, Inbox, pack
 
 
 def run(path: str, hello: bytes, handlers: Handlers) -> None:

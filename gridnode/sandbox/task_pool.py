@@ -1,21 +1,37 @@
-"""One task file's warm instance and the calls in and before it; the instance is restarted whenever it ends."""
+"""One task file's instances on this node: started, watched, restarted, retired as their roster says."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 
 import structlog
 
-from gridnode.errors import CallTimeout, GridError, NoCapacity, NotReady, TaskNotFound
+from gridnode.errors import GridError
 from gridnode.link import Cancel
-from gridnode.model import Done, Invocation, Outcome, TaskName
+from gridnode.model import Done, Invocation, TaskName
+from gridnode.sandbox.calls import Calls
 from gridnode.sandbox.instance import Handler, Instance
+from gridnode.sandbox.roster import (
+    Effect,
+    Ended,
+    Event,
+    GaveUp,
+    Ready,
+    Restarted,
+    RestartPolicy,
+    Retire,
+    Roster,
+    Scaled,
+    Slot,
+    Start,
+    StartFailed,
+    Tick,
+)
+from gridnode.sandbox.seat import Seat
 
 log = structlog.get_logger()
 
-_STABLE = 10.0
-_ASK_AGAIN = 1.0
+_ASK_AGAIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,189 +42,153 @@ class PoolLimits:
     cancel_grace: float = 1.0
     stop_grace: float = 2.0
     drain_timeout: float = 30.0
-    restart_first: float = 0.1
-    restart_last: float = 15.0
     start_timeout: float = 60.0
     starts_at_once: int = 4
-
-
-class _Call:
-    """A call that waits for, or is inside, the instance; settles exactly once."""
-
-    __slots__ = ("call", "cancel", "done", "running", "settled", "timer")
-
-    def __init__(self, call: Invocation, done: Done) -> None:
-        self.call = call
-        self.done = done
-        self.running = False
-        self.settled = False
-        self.cancel: Cancel | None = None
-        self.timer: asyncio.TimerHandle | None = None
-
-    def settle(self, outcome: Outcome) -> None:
-        if not self.settled:
-            self.settled = True
-            if self.timer:
-                self.timer.cancel()
-            self.done(outcome)
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 class TaskPool:
-    """The instance of one task file. make: a fresh Instance that reports to `on_ready`."""
+    """The instances of one task file. make: a fresh Instance that reports to `on_ready`."""
 
-    def __init__(self, make: Callable[[Callable[[Instance], None]], Instance], limits: PoolLimits) -> None:
+    def __init__(
+        self, make: Callable[[Callable[[Instance], None]], Instance], limits: PoolLimits, wanted: int = 1
+    ) -> None:
+        self.handlers: dict[TaskName, Handler] = {}
+        self.errored = ""
         self._make = make
         self._limits = limits
+        self._wanted = wanted
         self._loop = asyncio.get_running_loop()
-        self.handlers: dict[TaskName, Handler] = {}
-        self._instance: Instance | None = None
-        self._queue: deque[_Call] = deque()
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._supervisor: asyncio.Task[None] | None = None
-        self._killers: set[asyncio.Task[None]] = set()
+        self._roster = Roster(limits.restarts)
+        self._calls = Calls(limits.max_queued, limits.cancel_grace, self._kill)
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._tick: asyncio.TimerHandle | None = None
+        self._stopping = False
 
     @property
     def in_flight(self) -> int:
-        return self._running + len(self._queue)
+        return self._calls.in_flight
 
-    async def start(self) -> None:
-        """Start the instance and wait until it is ready; raises InstanceFailed or EngineUnavailable."""
-        self._instance = await self._start_one()
-        self.handlers = self._instance.handlers
-        self._supervisor = asyncio.create_task(self._supervise(), name="supervise")
+    @property
+    def slots(self) -> list[Slot]:
+        """The wanted instances and how they are."""
+        return self._roster.slots
 
-    async def drained(self) -> None:
-        """Wait until the calls inside have finished, for at most drain_timeout."""
-        try:
-            async with asyncio.timeout(self._limits.drain_timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("instance still busy at the end of its drain", calls=self.in_flight)
-
-    async def stop(self) -> None:
-        """Stop the instance: calls inside end as crashed, those that wait as never started."""
-        if self._supervisor:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor})
-        for entry in list(self._queue):
-            self._give_up(entry, NotReady("the instance is being stopped"))
-        if self._killers:
-            await asyncio.wait(self._killers)
-        if self._instance:
-            await self._instance.stop(self._limits.stop_grace)
-
-    # -- calls ------------------------------------------------------------------------------------------------------
+    def instances(self) -> Iterator[tuple[Instance, int]]:
+        """Every instance there is, those that drain too, with the calls inside it."""
+        return ((seat.instance, len(seat.inside)) for seat in self._calls.seats.values())
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
-        entry = _Call(call, done)
-        if not self._queue and self._admits(call.task):
-            entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
-            self._run(entry)
-        elif len(self._queue) >= self._limits.max_queued:
-            error = NoCapacity(f"{call.task}: {len(self._queue)} calls are waiting")
-            entry.settle(Outcome(error=error, started=False))
-        else:
-            entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
-            self._queue.append(entry)
-            self._idle.clear()
-        return lambda: self._give_up(entry, NotReady("cancelled by the caller"))
-
-    def _admits(self, task: TaskName) -> bool:
-        instance = self._instance
-        if instance is None or not instance.is_ready:
-            return False
-        handler = instance.handlers.get(task)
-        return handler is None or self._running < handler.concurrency
-
-    def _run(self, entry: _Call) -> None:
-        instance = self._instance
-        if instance is None or entry.call.task not in instance.handlers:
-            entry.settle(Outcome(error=TaskNotFound(f"no task {entry.call.task!r}"), started=False))
-            return
-        entry.running = True
-        self._running += 1
-        self._idle.clear()
-        entry.cancel = instance.invoke(entry.call, lambda outcome: self._finished(entry, outcome))
-
-    def _finished(self, entry: _Call, outcome: Outcome) -> None:
-        entry.running = False
-        self._running -= 1
-        entry.settle(outcome)
-        self._pump()
-
-    def _pump(self) -> None:
-        while self._queue and self._admits(self._queue[0].call.task):
-            self._run(self._queue.popleft())
-        if not self.in_flight:
-            self._idle.set()
-
-    def _timed_out(self, entry: _Call) -> None:
-        where = "in the task" if entry.running else "in the queue"
-        self._give_up(entry, CallTimeout(f"{entry.call.task}: no result before the deadline (it was {where})"))
-
-    def _give_up(self, entry: _Call, error: GridError) -> None:
-        """Answer now; what runs is told to stop, and its instance is killed unless it does within cancel_grace."""
-        if entry.settled:
-            return
-        if entry.running:
-            if entry.cancel:
-                entry.cancel()
-            self._loop.call_later(self._limits.cancel_grace, self._kill_if_running, entry, self._instance)
-        else:
-            self._queue.remove(entry)
-        entry.settle(Outcome(error=error, started=entry.running))
-        self._pump()
-
-    def _kill_if_running(self, entry: _Call, instance: Instance | None) -> None:
-        if entry.running and instance and instance is self._instance:
-            log.warning("killing an instance that does not stop", task=entry.call.task, instance=instance.id)
-            killer = asyncio.create_task(self._kill(instance))
-            self._killers.add(killer)
-            killer.add_done_callback(self._killers.discard)
+        return self._calls.invoke(call, done)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
+    async def start(self, adopted: list[Instance] | None = None) -> None:
+        """Start all wanted instances but those adopted, which serve already; raises the first that failed."""
+        starts = self._roster.handle(Scaled(self._wanted), self._loop.time())
+        ready = list(adopted or [])[: len(starts)]
+        jobs = [asyncio.create_task(self._start_one()) for _ in starts[len(ready) :]]
+        try:
+            if jobs:
+                await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
+            ready += [job.result() for job in jobs]
+        finally:
+            await self._undo(jobs, ready)
+        for slot, instance in enumerate(ready):
+            self._take_seat(slot, instance)
+
+    async def _undo(self, jobs: list[asyncio.Task[Instance]], ready: list[Instance]) -> None:
+        """Leave nothing behind of a start of which one instance failed, or which was cancelled."""
+        unfinished = [job for job in jobs if not job.done()]
+        for job in unfinished:
+            job.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished)
+        started = [job.result() for job in jobs if not job.cancelled() and not job.exception()]
+        for instance in started:
+            if instance not in ready:
+                await asyncio.shield(self._remove(instance))
+
+    def scale(self, wanted: int) -> None:
+        """Have so many instances; those that go finish the calls inside them."""
+        self._wanted = wanted
+        self._happened(Scaled(wanted))
+
+    def restart(self) -> None:
+        """Replace every instance, one after the other, each once its successor is ready."""
+        self.errored = ""
+        self._happened(Restarted())
+
+    async def drained(self) -> None:
+        """Wait until the calls inside have finished, for at most drain_timeout."""
+        if not await self._calls.drained(self._limits.drain_timeout):
+            log.warning("instance still busy at the end of its drain", calls=self.in_flight)
+
+    async def stop(self) -> None:
+        """Stop all instances: calls inside end as crashed, those that wait as never started."""
+        self._stopping = True
+        if self._tick:
+            self._tick.cancel()
+        self._calls.close()
+        for job in self._jobs:
+            job.cancel()
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+        removals = [self._remove(seat.instance, self._limits.stop_grace) for seat in self._calls.seats.values()]
+        await asyncio.gather(*removals)
+
+    def _happened(self, event: Event) -> None:
+        """Tell the roster, and do what it says."""
+        if self._stopping:
+            return
+        for effect in self._roster.handle(event, self._loop.time()):
+            self._carry_out(effect)
+        if self._tick:
+            self._tick.cancel()
+        due = self._roster.next_due()
+        self._tick = self._loop.call_at(due, self._happened, Tick()) if due is not None else None
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Start(slot):
+                self._spawn(self._fill(slot), "start")
+            case Retire(instance):
+                self._spawn(self._retire(self._calls.seats[instance]), "retire")
+            case GaveUp(why):
+                self.errored = why
+                log.error("task is errored", why=why)
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        job = asyncio.create_task(work, name=name)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    async def _fill(self, slot: int) -> None:
+        try:
+            instance = await self._start_one()
+        except GridError as exc:
+            log.warning("instance did not start", error=exc.message)
+            self._happened(StartFailed(slot, exc.trace or exc.message))
+        else:
+            self._take_seat(slot, instance)
+
     async def _start_one(self) -> Instance:
-        instance = self._make(self._ready)
+        instance = self._make(self._calls.connected)
         try:
             await instance.start(self._limits.start_timeout)
         except BaseException:
-            await asyncio.shield(self._kill(instance))
+            await asyncio.shield(self._remove(instance))
             raise
         return instance
 
-    def _ready(self, instance: Instance) -> None:
-        if instance is self._instance:
-            self._pump()
+    def _take_seat(self, slot: int, instance: Instance) -> None:
+        self.handlers = instance.handlers
+        self._spawn(self._watch(instance), "watch")
+        self._calls.add(instance)
+        self._happened(Ready(slot, instance.id))
 
-    async def _kill(self, instance: Instance) -> None:
-        try:
-            await instance.stop(0)
-        except GridError as exc:
-            log.warning("could not stop an instance", instance=instance.id, error=exc.message)
-
-    async def _supervise(self) -> None:
-        """Start another instance whenever one ended, ever more slowly while they do not last."""
-        delay = self._limits.restart_first
-        while True:
-            if self._instance:
-                started = self._loop.time()
-                await self._until_ended(self._instance)
-                self._instance = None
-                if self._loop.time() - started > _STABLE:
-                    delay = self._limits.restart_first
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, self._limits.restart_last)
-            try:
-                self._instance = await self._start_one()
-                self._pump()
-            except GridError as exc:
-                log.warning("instance did not start", error=exc.message)
-
-    async def _until_ended(self, instance: Instance) -> None:
+    async def _watch(self, instance: Instance) -> None:
         """Wait for it to end and remove it; while its link stands, an engine that does not answer means nothing."""
         while True:
             try:
@@ -220,4 +200,21 @@ class TaskPool:
                 break
             await asyncio.sleep(_ASK_AGAIN)
         log.warning("instance ended", file=instance.spec.file, instance=instance.id, reason=reason)
-        await self._kill(instance)
+        await self._remove(instance)
+        self._calls.remove(instance)
+        self._happened(Ended(instance.id, reason))
+
+    async def _retire(self, seat: Seat) -> None:
+        """Let it finish the calls inside, for at most drain_timeout; that it then ends is for _watch to see."""
+        seat.retiring = True
+        await seat.empty(self._limits.drain_timeout)
+        await self._remove(seat.instance, self._limits.stop_grace)
+
+    def _kill(self, seat: Seat) -> None:
+        self._spawn(self._remove(seat.instance), "kill")
+
+    async def _remove(self, instance: Instance, grace: float = 0) -> None:
+        try:
+            await instance.stop(grace)
+        except GridError as exc:
+            log.warning("could not stop an instance", instance=instance.id, error=exc.message)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from gridnode.errors import GridError, ReleaseFailed, TaskFailure
+from gridnode.errors import GridError, ReleaseFailed, SyncError, TaskFailure
 from gridnode.model import NodeId, Release, ReleaseReport, ReleaseState, ReleaseStatus
 from gridnode.sandbox.pool import Pool
 from gridnode.sync.transfer import Fetch, Progress
@@ -113,11 +113,18 @@ class Releases:
         prepared = await self._pool.prepare(release, directory)
         before = self._pool.release
         self._pool.activate(prepared)
-        await asyncio.to_thread(self._disk.save_active, release)
+        await self._note_active(release)
         self._tell(release, ReleaseState.ACTIVE, release.size, release.size)
         log.info("release active", project=release.project, root=release.root, sequence=release.sequence)
         await self._pool.drained()
         await asyncio.to_thread(self._disk.keep, (release, before) if before else (release,))
+
+    async def _note_active(self, release: Release) -> None:
+        """It serves already: a disk that refuses the note only means that a restart begins with an older one."""
+        try:
+            await asyncio.to_thread(self._disk.save_active, release)
+        except SyncError as exc:
+            log.error("could not note the active release", root=release.root, error=exc.message)
 
     def _tell(self, release: Release, state: ReleaseState, have: int = 0, total: int = 0, error: str = "") -> None:
         self._status = ReleaseStatus(release.sequence, release.root, state, have, total, error[:2000])

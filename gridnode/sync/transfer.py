@@ -116,18 +116,17 @@ class Fetch:
         try:
             link = await self._sources.bulk(peer)
             reply = await link.request(Op.CHUNKS_GET, messages.encode(list(wanted)), timeout=_REQUEST_TIMEOUT)
-            parts = [part for part in messages.decode(reply, list[ChunkPart]) if part.hash in wanted]
-            await asyncio.to_thread(store_parts, self._store, parts)
+        except (GridError, TimeoutError) as exc:
+            log.debug("peer did not give chunks", peer=peer, error=str(exc))
+            return set()
+        try:
+            parts = {part.hash: part for part in messages.decode(reply, list[ChunkPart]) if part.hash in wanted}
+            await asyncio.to_thread(store_parts, self._store, parts.values())
         except (ChunkInvalid, BodyInvalid) as exc:
             log.warning("a peer sent a bad chunk; not asking it again", peer=peer, error=exc.message)
             self._liars.add(peer)
             return set()
-        except SyncError:
-            raise
-        except (GridError, TimeoutError) as exc:
-            log.debug("peer did not give chunks", peer=peer, error=str(exc))
-            return set()
-        got = {part.hash for part in parts}
+        got = set(parts)
         self._have += sum(self._sizes.get(item, 0) for item in got)
         if self._total:
             self._progress(self._have, self._total)

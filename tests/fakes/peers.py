@@ -16,9 +16,10 @@ from gridnode.link.client import dial
 from gridnode.link.protocol import Identify, Link
 from gridnode.link.tls import client_context, peer_identity, server_context
 from gridnode.model import Address
-from gridnode.wire import Frame, Kind
+from gridnode.wire import Frame, Kind, Op
 
 PATIENCE = 10.0
+SMALL = LinkLimits(hello_timeout=0.2, max_inbound=4, max_buffered=64 * 1024, max_events=50)
 HELLO = Frame(Kind.HELLO, 0, body=b'{"version":1}')
 NOW = time.time()
 AUTHORITY = authority_of(Gridfile("g", (), grid_password=render_secret(b"\1" * 32)))
@@ -198,3 +199,15 @@ async def hop(kind: str, end: LinkEnd, directory: Path, limits: LinkLimits | Non
         yield place
     finally:
         await place.close()
+
+
+def call(call_id: int, body: bytes = b"", name: str = "echo") -> Frame:
+    return Frame(Kind.CALL, call_id, Op.INVOKE, 0, 0, name, b"", body)
+
+
+async def gone(link: Link) -> GridError:
+    """Why the link closed."""
+    async with asyncio.timeout(PATIENCE):
+        await link.wait_closed()
+    assert link.error
+    return link.error

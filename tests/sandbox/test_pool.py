@@ -23,11 +23,14 @@ from gridnode.errors import (
 from gridnode.link import Cancel
 from gridnode.model import Invocation, InvocationId, Load, NodeId, Outcome, Release, Root, TaskName, TaskSpec
 from gridnode.sandbox.pool import Pool
+from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.task_pool import PoolLimits
 from tests.fakes.peers import until
 from tests.fakes.process_sandbox import ProcessSandbox
 
-LIMITS = PoolLimits(max_queued=4, cancel_grace=0.2, drain_timeout=5, restart_first=0.02, start_timeout=15)
+LIMITS = PoolLimits(
+    max_queued=4, cancel_grace=0.2, drain_timeout=5, restarts=RestartPolicy(first=0.02), start_timeout=15
+)
 
 ECHO = """
 import os, time

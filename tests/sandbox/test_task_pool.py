@@ -22,13 +22,15 @@ from gridnode.errors import (
 )
 from gridnode.link import Cancel
 from gridnode.model import Done, InstanceId, Invocation, InvocationId, Outcome, TaskName
-from gridnode.sandbox import task_pool
+from gridnode.sandbox import seat, task_pool
 from gridnode.sandbox.instance import Handler, Instance
+from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.task_pool import PoolLimits, TaskPool
 from tests.fakes.peers import until
 
 ECHO, WIDE = TaskName("echo"), TaskName("echo.wide")
-FAST = PoolLimits(max_queued=3, cancel_grace=0.05, drain_timeout=0.2, restart_first=0.01, restart_last=0.05)
+QUICK = RestartPolicy(first=0.01, last=0.05, max_restarts=1000)
+FAST = PoolLimits(max_queued=3, cancel_grace=0.05, drain_timeout=0.2, restarts=QUICK)
 
 
 class Scripted:
@@ -122,7 +124,18 @@ class Room:
 
 
 @pytest.fixture
-async def room() -> Any:
+async def room(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Every call counts as long: none is sent early."""
+    monkeypatch.setattr(seat, "_MAX_WINDOW", 1)
+    room = Room()
+    await room.pool.start()
+    yield room
+    await room.pool.stop()
+
+
+@pytest.fixture
+async def swift() -> Any:
+    """Answers come at once: the next few calls are sent early."""
     room = Room()
     await room.pool.start()
     yield room
@@ -137,6 +150,54 @@ async def test_one_at_a_time_then_the_queue_in_order(room: Room) -> None:
         room.instance.answer(call_id)
         assert (await room.outcome(call_id)).body == call_id.encode()
     assert room.pool.in_flight == 0
+
+
+async def warm(room: Room) -> None:
+    room.call("first")
+    room.instance.answer("first")
+    assert not (await room.outcome("first")).error
+
+
+async def test_short_calls_are_sent_early_and_answered_in_order() -> None:
+    room = Room(PoolLimits(max_queued=100, restarts=QUICK))
+    await room.pool.start()
+    room.call("0")
+    room.call("1")
+    assert list(room.instance.inside) == ["0"], "how long a call takes is not known yet"
+    room.instance.answer("0")
+    assert list(room.instance.inside) == ["1"]
+    for number in range(2, 30):
+        room.call(str(number))
+    assert len(room.instance.inside) == 16
+    for number in range(1, 30):
+        room.instance.answer(str(number))
+    assert not any([(await room.outcome(str(number))).error for number in range(30)])
+    await room.pool.stop()
+
+
+async def test_a_crash_ends_the_oldest_call_and_those_sent_early_run_elsewhere(swift: Room) -> None:
+    await warm(swift)
+    first = swift.instance
+    for call_id in "abc":
+        swift.call(call_id)
+    assert list(first.inside) == ["a", "b", "c"]
+    first.crash()
+    await swift.error("a", TaskCrashed, started=True)
+    for call_id in "bc":
+        await until(lambda call_id=call_id: call_id in swift.instance.inside)  # type: ignore[misc]
+        swift.instance.answer(call_id)
+        assert (await swift.outcome(call_id)).instance == swift.instance.id != first.id
+
+
+async def test_a_deadline_of_a_call_sent_early_was_in_the_queue(swift: Room) -> None:
+    await warm(swift)
+    swift.call("a")
+    swift.call("b", seconds=0.05)
+    await swift.error("b", CallTimeout, started=False)
+    assert swift.instance.asked_to_stop == ["b"]
+    swift.instance.answer("a")
+    assert not (await swift.outcome("a")).error
+    assert swift.instance.stops == 0
 
 
 async def test_as_many_at_once_as_the_handler_takes(room: Room) -> None:
@@ -228,7 +289,7 @@ async def test_a_lost_connection_waits_for_the_runtime_to_come_back(room: Room) 
     room.call("a")
     assert room.outcomes["a"] == []
     room.instance.is_ready = True
-    room.pool._ready(cast(Instance, room.instance))
+    room.pool._calls.connected(cast(Instance, room.instance))
     room.instance.answer("a")
     assert not (await room.outcome("a")).error
 
@@ -356,7 +417,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_no_call_ends_twice_or_never(steps: list[tuple[str, int]]) -> None:
     async def play() -> dict[str, list[Outcome]]:
-        room = Room(PoolLimits(max_queued=4, cancel_grace=0, restart_first=0, restart_last=0))
+        room = Room(PoolLimits(max_queued=4, cancel_grace=0, restarts=RestartPolicy(0, 0, max_restarts=1000)))
         await room.pool.start()
         for step, number in steps:
             await take(room, step, number)

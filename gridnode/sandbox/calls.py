@@ -1,0 +1,161 @@
+"""The calls in and before the instances of one task file."""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from gridnode.errors import CallTimeout, GridError, NoCapacity, NotReady, TaskCrashed, TaskNotFound
+from gridnode.link import Cancel
+from gridnode.model import Done, InstanceId, Invocation, Outcome, TaskName
+from gridnode.sandbox.instance import Instance
+from gridnode.sandbox.seat import Call, Seat
+
+log = structlog.get_logger()
+
+
+class Calls:
+    """A bounded queue in front of seats. kill: ends an instance that does not stop a call given up; seconds."""
+
+    def __init__(self, max_queued: int, cancel_grace: float, kill: Callable[[Seat], None]) -> None:
+        self.seats: dict[InstanceId, Seat] = {}
+        self._max_queued = max_queued
+        self._cancel_grace = cancel_grace
+        self._kill = kill
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Call] = deque()
+        self._numbers = itertools.count()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(seat.inside) for seat in self.seats.values()) + len(self._queue)
+
+    def add(self, instance: Instance) -> None:
+        """An instance that serves from now on."""
+        self.seats[instance.id] = Seat(instance)
+        self._pump()
+
+    def connected(self, instance: Instance) -> None:
+        """Its runtime is connected, again."""
+        seat = self.seats.get(instance.id)
+        if seat:
+            seat.crashed = False
+            self._pump()
+
+    def remove(self, instance: Instance) -> None:
+        """An instance that has ended, with no call inside any more."""
+        self.seats.pop(instance.id, None)
+        self._pump()
+
+    async def drained(self, patience: float) -> bool:
+        """Wait until no call is left, for at most `patience` seconds; whether it is so."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the calls that wait as never started; those inside end with their instances."""
+        self._closed = True
+        for entry in list(self._queue):
+            self._give_up(entry, NotReady("the instance is being stopped"))
+
+    def invoke(self, call: Invocation, done: Done) -> Cancel:
+        """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
+        entry = Call(call, done, next(self._numbers))
+        seat = None if self._queue else self._free_seat(call.task)
+        if seat is None and len(self._queue) >= self._max_queued:
+            error = NoCapacity(f"{call.task}: {len(self._queue)} calls are waiting")
+            entry.settle(Outcome(error=error, started=False))
+            return lambda: None
+        entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
+        self._idle.clear()
+        if seat:
+            self._run(entry, seat)
+        else:
+            self._queue.append(entry)
+        return lambda: self._give_up(entry, NotReady("cancelled by the caller"))
+
+    def _free_seat(self, task: TaskName) -> Seat | None:
+        """The least busy instance that takes one more call of this task."""
+        best = None
+        for seat in self.seats.values():
+            if seat.admits(task) and (best is None or len(seat.inside) < len(best.inside)):
+                best = seat
+        return best
+
+    def _run(self, entry: Call, seat: Seat) -> None:
+        if entry.call.task not in seat.instance.handlers:
+            entry.settle(Outcome(error=TaskNotFound(f"no task {entry.call.task!r}"), started=False))
+            return
+        entry.seat, entry.sent = seat, time.perf_counter()
+        seat.inside[entry] = None
+        entry.cancel = seat.instance.invoke(entry.call, lambda outcome: self._finished(entry, seat, outcome))
+
+    def _finished(self, entry: Call, seat: Seat, outcome: Outcome) -> None:
+        started = seat.has_started(entry)
+        seat.leave(entry)
+        if isinstance(outcome.error, TaskCrashed):
+            seat.crashed = True
+            if not started and not entry.settled:
+                self._put_back(entry)
+                return
+        elif outcome.started:
+            seat.took(entry)
+        entry.settle(outcome)
+        self._pump()
+
+    def _put_back(self, entry: Call) -> None:
+        """A call that an instance died before: it has not started, and waits again in its old place."""
+        place = sum(1 for other in self._queue if other.number < entry.number)
+        self._queue.insert(place, entry)
+        if self._closed:
+            self._give_up(entry, NotReady("the instance is being stopped"))
+        else:
+            self._pump()
+
+    def _pump(self) -> None:
+        while self._queue:
+            seat = self._free_seat(self._queue[0].call.task)
+            if seat is None:
+                return
+            self._run(self._queue.popleft(), seat)
+        if not any(seat.inside for seat in self.seats.values()):
+            self._idle.set()
+
+    def _timed_out(self, entry: Call) -> None:
+        where = "in the task" if entry.seat and entry.seat.has_started(entry) else "in the queue"
+        self._give_up(entry, CallTimeout(f"{entry.call.task}: no result before the deadline (it was {where})"))
+
+    def _give_up(self, entry: Call, error: GridError) -> None:
+        """Answer now; what runs is told to stop, and its instance is killed unless it does within cancel_grace."""
+        if entry.settled:
+            return
+        seat = entry.seat
+        started = seat is not None and seat.has_started(entry)
+        if seat is None:
+            self._queue.remove(entry)
+        elif entry.cancel:
+            entry.cancel()
+            self._loop.call_later(self._cancel_grace, self._kill_if_running, entry)
+        entry.settle(Outcome(error=error, started=started))
+        self._pump()
+
+    def _kill_if_running(self, entry: Call) -> None:
+        """A call given up that is still inside: kill its instance if it runs, else look again when it may."""
+        seat = entry.seat
+        if seat is None or self._closed:
+            return
+        if seat.has_started(entry):
+            log.warning("killing an instance that does not stop", task=entry.call.task, instance=seat.instance.id)
+            self._kill(seat)
+        else:
+            self._loop.call_later(self._cancel_grace, self._kill_if_running, entry)

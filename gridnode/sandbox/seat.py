@@ -1,0 +1,91 @@
+"""One instance as calls see it, and one call on its way through it."""
+
+import asyncio
+import time
+
+from gridnode.link import Cancel
+from gridnode.model import Done, Invocation, Outcome, TaskName
+from gridnode.sandbox.instance import Instance
+
+_MAX_WINDOW = 16
+_WINDOW_TIME = 0.002
+"""Seconds of work that may lie ahead in an instance which runs one call at a time, so that it need not wait for us."""
+_SLOW = 1.0
+_SMOOTH = 0.2
+
+
+class Call:
+    """A call that waits for, or is inside, an instance; settles exactly once."""
+
+    __slots__ = ("call", "cancel", "done", "number", "seat", "sent", "settled", "timer")
+
+    def __init__(self, call: Invocation, done: Done, number: int) -> None:
+        self.call = call
+        self.done = done
+        self.number = number
+        self.sent = 0.0
+        self.settled = False
+        self.seat: Seat | None = None
+        self.cancel: Cancel | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        if not self.settled:
+            self.settled = True
+            if self.timer:
+                self.timer.cancel()
+            self.done(outcome)
+
+
+class Seat:
+    """An instance and the calls inside it, oldest first. pace: seconds a call takes it, smoothed."""
+
+    __slots__ = ("answered", "crashed", "emptied", "inside", "instance", "pace", "retiring")
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.inside: dict[Call, None] = {}
+        self.pace = _SLOW
+        self.answered = 0.0
+        self.crashed = False
+        self.retiring = False
+        self.emptied: asyncio.Future[None] | None = None
+
+    def admits(self, task: TaskName) -> bool:
+        """A handler that takes one call at a time gets the next few early only while they are short."""
+        if self.retiring or not self.instance.is_ready:
+            return False
+        handler = self.instance.handlers.get(task)
+        if handler is None:
+            return True
+        room = handler.concurrency if handler.concurrency > 1 else min(_MAX_WINDOW, int(_WINDOW_TIME / self.pace))
+        return len(self.inside) < max(1, room)
+
+    def runs_in_order(self, entry: Call) -> bool:
+        handler = self.instance.handlers.get(entry.call.task)
+        return handler is None or handler.concurrency == 1
+
+    def has_started(self, entry: Call) -> bool:
+        """Whether the call may have run, in part: of calls that run in order only the oldest, of a crash the first."""
+        return not self.runs_in_order(entry) or (not self.crashed and next(iter(self.inside), None) is entry)
+
+    def leave(self, entry: Call) -> None:
+        """The call is over in here."""
+        self.inside.pop(entry, None)
+        entry.seat = None
+        if not self.inside and self.emptied and not self.emptied.done():
+            self.emptied.set_result(None)
+
+    async def empty(self, patience: float) -> bool:
+        """Wait until no call is inside, for at most `patience` seconds; whether it is so."""
+        if self.inside:
+            self.emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self.emptied}, timeout=patience)
+        return not self.inside
+
+    def took(self, entry: Call) -> None:
+        """Learn from an answer how long a call takes."""
+        now = time.perf_counter()
+        took = now - max(self.answered, entry.sent)
+        self.answered = now
+        self.pace = took if self.pace == _SLOW else self.pace + _SMOOTH * (took - self.pace)

@@ -1,0 +1,234 @@
+"""Who may ask a node what: the table, over the real link server."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from gridnode import messages
+from gridnode.errors import (
+    BodyInvalid,
+    CallTimeout,
+    Forbidden,
+    LedgerError,
+    LinkClosed,
+    NodeNotFound,
+    SignatureInvalid,
+)
+from gridnode.ledger import Document, encode_documents
+from gridnode.link.protocol import Link
+from gridnode.link.server import LinkServer
+from gridnode.messages import Hello
+from gridnode.model import (
+    Invocation,
+    InvocationId,
+    Member,
+    MemberState,
+    NodeId,
+    NodeRecord,
+    Outcome,
+    ReleaseReport,
+    Role,
+    TaskName,
+)
+from gridnode.operations import Operations, invokes
+from gridnode.wire import Frame, Kind, Op
+from tests.fakes.peers import ALICE, BOB, OPERATOR, End, Hop, hop
+
+RECORD = NodeRecord(BOB.node, "bob", 1, 0, (), "1", 0)
+MEMBER = Member(RECORD, MemberState.ALIVE, 0.0)
+DOCUMENT = Document("release", "current", 1, b"body", "a" * 64, b"s" * 64)
+ALLOWED = {
+    (Role.OPERATOR, Op.INVOKE),
+    (Role.OPERATOR, Op.NODES),
+    (Role.OPERATOR, Op.RELEASE_STATUS),
+    (Role.OPERATOR, Op.LEDGER_GET),
+    (Role.OPERATOR, Op.LEDGER_PUT),
+    (Role.OPERATOR, Op.CHUNKS_MISSING),
+    (Role.OPERATOR, Op.CHUNKS_PUT),
+    (Role.NODE, Op.INVOKE),
+    (Role.NODE, Op.CHUNKS_GET),
+    (Role.NODE, Op.RELEASE_STATUS),
+}
+
+
+class House:
+    """Ledger, chunks, pool and router of a node, each of which says that it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.put_error: Exception | None = None
+        self.peers: dict[NodeId, Any] = {}
+
+    def documents(self) -> list[Document]:
+        return [DOCUMENT]
+
+    async def put(self, document: Document) -> None:
+        self.asked.append("put")
+        if self.put_error:
+            raise self.put_error
+
+    async def missing(self, body: bytes) -> bytes:
+        return b"missing " + body
+
+    async def give(self, body: bytes) -> bytes:
+        return b"give " + body
+
+    async def take(self, body: bytes) -> bytes:
+        return b"take " + body
+
+    def invoke(self, call: Invocation, done: Any) -> Any:
+        self.asked.append("pool")
+        done(Outcome(b"pool"))
+        return lambda: None
+
+    def route(self, call: Invocation, done: Any, node: str) -> Any:
+        self.asked.append(f"router {node}")
+        done(Outcome(b"router"))
+        return lambda: None
+
+    def operations(self) -> Operations:
+        everything = cast(Any, self)
+        return Operations(
+            ALICE.node,
+            lambda: [MEMBER],
+            self.peers.get,
+            lambda: ReleaseReport(ALICE.node, None),
+            everything,
+            everything,
+        )
+
+    def record(self) -> NodeRecord:
+        return msgspec.structs.replace(RECORD, id=ALICE.node)
+
+    def linked(self, link: Link, record: NodeRecord) -> None: ...
+    def unlinked(self, link: Link, node: NodeId) -> None: ...
+    def heard(self, node: NodeId, frame: Frame) -> None: ...
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+async def place(house: House, tmp_path: Path) -> AsyncIterator[Hop]:
+    everything = cast(Any, house)
+    table, ways = house.operations().table(), invokes(everything, everything)
+    async with hop("tls", LinkServer(house, table, ways, lambda task: 9.0, 60.0), tmp_path) as place:
+        yield place
+
+
+class As(End):
+    def __init__(self, role: Role) -> None:
+        super().__init__()
+        self.record = RECORD if role is Role.NODE else None
+
+    def hello(self, link: Link) -> bytes:
+        return messages.encode_hello(Hello(1, self.record))
+
+
+async def dial(place: Hop, role: Role) -> Link:
+    return await place.dial(As(role), credentials=BOB if role is Role.NODE else OPERATOR)
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_each_role_may_ask_exactly_this(place: Hop, role: Role) -> None:
+    link = await dial(place, role)
+    for op in (*Op, 4, 999, 65535):
+        body = encode_documents([DOCUMENT]) if op == Op.LEDGER_PUT else b""
+        asked = link.request(cast(Op, op), body)
+        if (role, op) in ALLOWED:
+            await asked
+        else:
+            with pytest.raises(Forbidden):
+                await asked
+
+
+async def test_a_peers_call_is_run_here_and_an_operators_is_routed(place: Hop, house: House) -> None:
+    peer, operator = await dial(place, Role.NODE), await dial(place, Role.OPERATOR)
+    assert await peer.request(Op.INVOKE, name="echo") == b"pool"
+    replies: list[Any] = []
+    for link, meta in ((peer, b'{"node":"web2"}'), (operator, b'{"node":"web2"}'), (operator, b"")):
+        link.call(Op.INVOKE, "echo", b"", replies.append, meta=meta)
+        await link.request(Op.RELEASE_STATUS)
+    assert house.asked == ["pool", "pool", "router web2", "router "]
+
+
+async def test_garbage_in_an_operators_metadata_is_refused(place: Hop, house: House) -> None:
+    call = Invocation(InvocationId(""), TaskName("echo"), b"", 0.0)
+    way = invokes(cast(Any, house), cast(Any, house))[Role.OPERATOR]
+    for meta in (b"{", b"\xff", b'{"node":1}', b'{"x":' + b"[" * 4000):
+        with pytest.raises(BodyInvalid):
+            way(call, lambda outcome: None, Frame(Kind.CALL, 1, meta=meta))
+    assert house.asked == []
+
+
+async def test_what_the_ops_answer(place: Hop) -> None:
+    link = await dial(place, Role.OPERATOR)
+    assert messages.decode(await link.request(Op.NODES), list[Member]) == [MEMBER]
+    assert await link.request(Op.LEDGER_GET) == encode_documents([DOCUMENT])
+    assert await link.request(Op.CHUNKS_MISSING, b"x") == b"missing x"
+    assert await link.request(Op.CHUNKS_PUT, b"x") == b"take x"
+    peer = await dial(place, Role.NODE)
+    assert await peer.request(Op.CHUNKS_GET, b"x") == b"give x"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", encode_documents([]), encode_documents([DOCUMENT] * 2), b"\x91" * 100_000]
+)
+async def test_a_put_is_of_one_document(place: Hop, house: House, body: bytes) -> None:
+    link = await dial(place, Role.OPERATOR)
+    with pytest.raises(LedgerError):
+        await link.request(Op.LEDGER_PUT, body)
+    assert house.asked == []
+
+
+@pytest.mark.parametrize("error", [SignatureInvalid("no"), LedgerError("older")], ids=repr)
+async def test_a_put_that_is_refused_says_why(place: Hop, house: House, error: Exception) -> None:
+    house.put_error = error
+    link = await dial(place, Role.OPERATOR)
+    with pytest.raises(type(error)):
+        await link.request(Op.LEDGER_PUT, encode_documents([DOCUMENT]))
+
+
+class Far:
+    """A link to another node, as far as its status goes."""
+
+    def __init__(self, answer: bytes | BaseException) -> None:
+        self.answer = answer
+
+    async def request(self, op: Op, *, timeout: float) -> bytes:
+        assert op is Op.RELEASE_STATUS
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+async def test_the_status_of_this_node_and_of_others(place: Hop, house: House) -> None:
+    theirs = messages.encode(ReleaseReport(BOB.node, None))
+    house.peers[BOB.node] = Far(theirs)
+    link = await dial(place, Role.OPERATOR)
+    for name in ("", ALICE.node):
+        report = messages.decode(await link.request(Op.RELEASE_STATUS, name=name), ReleaseReport)
+        assert report.node == ALICE.node
+    assert await link.request(Op.RELEASE_STATUS, name=BOB.node) == theirs
+    peer = await dial(place, Role.NODE)
+    own = messages.decode(await peer.request(Op.RELEASE_STATUS, name=BOB.node), ReleaseReport)
+    assert own.node == ALICE.node, "a peer is told of this node only: one hop"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [(LinkClosed("gone"), LinkClosed), (TimeoutError(), CallTimeout)], ids=repr
+)
+async def test_a_node_that_cannot_be_asked(
+    place: Hop, house: House, answer: BaseException, expected: type[Exception]
+) -> None:
+    house.peers[BOB.node] = Far(answer)
+    link = await dial(place, Role.OPERATOR)
+    with pytest.raises(expected):
+        await link.request(Op.RELEASE_STATUS, name=BOB.node)
+    with pytest.raises(NodeNotFound):
+        await link.request(Op.RELEASE_STATUS, name="c" * 40)
