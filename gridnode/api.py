@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-import secrets
+import os
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -53,9 +53,10 @@ class Api:
         """JSON in, JSON out; ?timeout=SECONDS and ?node=NAME."""
         body = await _read_json(request)
         task = TaskName(request.match_info["task"])
-        timeout = _seconds(request.query.get("timeout"), self._timeout(task), self._max_timeout)
-        call_id = InvocationId(secrets.token_hex(16))
-        outcome = await self._call(task, body, call_id, timeout, request.query.get("node", ""))
+        query = request.query if request.query_string else {}
+        timeout = _seconds(query.get("timeout"), self._timeout(task), self._max_timeout)
+        call_id = InvocationId(os.urandom(16).hex())
+        outcome = await self._call(task, body, call_id, timeout, query.get("node", ""))
         return _respond(outcome, call_id)
 
     async def _call(self, task: TaskName, body: bytes, call_id: InvocationId, timeout: float, node: str) -> Outcome:
