@@ -51,15 +51,61 @@ class Load(msgspec.Struct, frozen=True):
     capacity: int = 0
 
 
-class TaskSpec(msgspec.Struct, frozen=True):
-    """One task file of a release. memory: bytes; cpu: cores; timeout: seconds."""
+class Network(enum.StrEnum):
+    """What a sandbox may reach: nothing, or the world outside but no private address of its server."""
+
+    NONE = "none"
+    EGRESS = "egress"
+
+
+class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task file of a release. Bytes, cores, seconds.
+
+    instances: warm on each node, 0 for one a core. concurrency: calls at once in each, 0 for what the runtime says.
+    max_restarts: within a minute, past which the task is errored. on: labels a node must have to serve it.
+    """
 
     name: str
     file: str
     runtime: str = "python"
+    instances: int = 1
     memory: int = 256 * 1024 * 1024
     cpu: float = 1.0
     timeout: float = 30.0
+    concurrency: int = 0
+    network: Network = Network.NONE
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    image: str = ""
+    runtime_class: str = ""
+    idempotent: bool = False
+    max_restarts: int = 10
+    min_uptime: float = 1.0
+    on: dict[str, str] = {}
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What an operator wants of a task file, whatever its release says. instances: None for the release's own.
+
+    restarts: how often a restart was ordered so far.
+    """
+
+    instances: int | None = None
+    stopped: bool = False
+    restarts: int = 0
+
+
+class Process(msgspec.Struct, frozen=True):
+    """One instance of a task file, or a slot that waits for one. age: seconds in its state; why: its last end."""
+
+    task: str
+    file: str
+    state: str
+    instance: InstanceId | None = None
+    age: float = 0.0
+    restarts: int = 0
+    calls: int = 0
+    why: str = ""
 
 
 class Release(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ from gridnode.model import Address, NodeId, NodeRecord, Release, ReleaseState, R
 from gridnode.operations import Operations, invokes
 from gridnode.router import Router, Target
 from gridnode.sandbox.docker import DockerSandbox
+from gridnode.sandbox.place import Place
 from gridnode.sandbox.pool import Pool
 from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.task_pool import PoolLimits
@@ -139,7 +140,8 @@ class Node:
             raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
         run_dir = settings.run_dir / self.id[:8]
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        pool = Pool(self.id, settings.name, self._card.tag, image, run_dir, sandbox, limits)
+        place = Place(self.id, settings.name, self._card.tag, image, run_dir)
+        pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks)
         await pool.reap()
         return pool
 
@@ -250,6 +252,9 @@ class Node:
     def _timeout_of(self, task: TaskName) -> float:
         stem = task.rpartition(".")[0]
         return self._timeouts.get(task) or self._timeouts.get(stem) or self._settings.call_timeout
+
+    def _on_tasks(self) -> None:
+        self._mesh.update(at_once=True, tasks=self._pool.tasks)
 
     def _on_status(self, status: ReleaseStatus) -> None:
         at_once = status.state is not ReleaseState.FETCHING

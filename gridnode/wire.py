@@ -52,6 +52,8 @@ class Op(enum.IntEnum):
     INVOKE = 1
     NODES = 2
     RELEASE_STATUS = 3
+    PROCESSES = 4
+    LOGS = 5
     LEDGER_PUT = 10
     LEDGER_GET = 11
     LEDGER_DIGEST = 12

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from gridnode import messages, wire
-from gridnode.errors import Forbidden, FrameInvalid, GridError, LinkClosed, NotAuthenticated
+from gridnode.errors import Forbidden, FrameInvalid, GridError, LinkClosed, NoCapacity, NotAuthenticated
 from gridnode.link import Cancel
 from gridnode.link.protocol import Link
 from gridnode.messages import Hello, ReplyMeta
@@ -16,6 +16,8 @@ from gridnode.model import Done, Invocation, InvocationId, NodeId, NodeRecord, O
 from gridnode.wire import Frame, Op
 
 log = structlog.get_logger()
+_MAX_GUESTS = 512
+"""Links of operators, and of peers that fetch chunks."""
 _encode = msgspec.json.Encoder().encode
 
 Answer = Callable[[Frame], Awaitable[bytes]]
@@ -53,6 +55,7 @@ class LinkServer:
         self._timeout = timeout
         self._max_timeout = max_timeout
         self._loop = asyncio.get_running_loop()
+        self._guests: set[Link] = set()
         self._answers: set[asyncio.Task[None]] = set()
 
     def hello(self, link: Link) -> bytes:
@@ -69,8 +72,13 @@ class LinkServer:
             if hello.record is None or hello.record.id != peer.node:
                 raise NotAuthenticated("a node's hello must carry its own record")
             self._mesh.linked(link, hello.record)
+        elif len(self._guests) >= _MAX_GUESTS:
+            raise NoCapacity(f"{_MAX_GUESTS} clients are linked to this node already")
+        else:
+            self._guests.add(link)
 
     def closed(self, link: Link, error: GridError | None) -> None:
+        self._guests.discard(link)
         if link.peer and link.peer.role is Role.NODE:
             self._mesh.unlinked(link, link.peer.node)
 

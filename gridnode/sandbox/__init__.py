@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gridnode.model import InstanceId, NodeId
+from gridnode.model import InstanceId, Network, NodeId
 
 __all__ = ["Exit", "Sandbox", "SandboxSpec"]
 
@@ -29,6 +29,11 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     socket_dir: str
     memory: int
     cpu: float
+    concurrency: int = 0
+    network: Network = Network.NONE
+    env: dict[str, str] = {}
+    secrets_dir: str = ""
+    runtime_class: str = ""
     pids: int = 128
     tmp_size: int = 64 * 1024 * 1024
 

@@ -1,9 +1,11 @@
 """The warm instances of this node's active release: prepares the next one aside, then switches at once."""
 
 import asyncio
+import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -11,36 +13,46 @@ import structlog
 from gridnode.errors import GridError, NotReady, ReleaseFailed, TaskFailure, TaskNotFound
 from gridnode.link import Cancel, LinkLimits
 from gridnode.messages import MAX_TASKS
-from gridnode.model import Done, InstanceId, Invocation, Load, NodeId, Outcome, Release, TaskName, TaskSpec
-from gridnode.sandbox import Sandbox, SandboxSpec
+from gridnode.model import Done, InstanceId, Invocation, Load, Order, Outcome, Process, Release, TaskName, TaskSpec
+from gridnode.sandbox import Sandbox
 from gridnode.sandbox.instance import Instance
+from gridnode.sandbox.place import Place
 from gridnode.sandbox.task_pool import PoolLimits, TaskPool
 
 log = structlog.get_logger()
 
 
 class Prepared:
-    """A release whose instances all run and are healthy, not yet serving."""
+    """A release whose instances all run and are healthy, not yet serving. pools: by task file's name."""
 
     def __init__(self, release: Release, pools: dict[str, TaskPool]) -> None:
         self.release = release
         self.pools = pools
-        self.routes = {name: pool for pool in pools.values() for name in pool.handlers}
+        self.routes: dict[TaskName, TaskPool] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Handlers have become known."""
+        self.routes = {name: pool for pool in self.pools.values() for name in pool.handlers}
 
 
 class Pool:
-    """This node's Invoker. image: of the Python runtime; run_dir: the host's path for sockets, short."""
+    """This node's Invoker. place: what every sandbox of this node has in common; labels: what a task may ask for."""
 
     def __init__(
-        self, node: NodeId, name: str, grid: str, image: str, run_dir: Path, sandbox: Sandbox, limits: PoolLimits
+        self,
+        place: Place,
+        labels: Mapping[str, str],
+        sandbox: Sandbox,
+        limits: PoolLimits,
+        on_change: Callable[[], None],
     ) -> None:
-        self._node = node
-        self._name = name
-        self._grid = grid
-        self._image = image
-        self._run_dir = run_dir
+        self._place = place
+        self._labels = labels
         self._sandbox = sandbox
         self._limits = limits
+        self._on_change = on_change
+        self._orders: dict[str, Order] = {}
         self._serving: Prepared | None = None
         self._starts = asyncio.Semaphore(limits.starts_at_once)
         self._drains: dict[asyncio.Task[None], Prepared] = {}
@@ -58,25 +70,26 @@ class Pool:
         if not self._serving:
             return Load()
         pools = self._serving.pools.values()
-        return Load(sum(pool.in_flight for pool in pools), len(pools))
+        return Load(sum(pool.in_flight for pool in pools), sum(len(pool.slots) for pool in pools))
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run the call on the instance that serves its task."""
         if not self._serving:
-            done(Outcome(error=NotReady("no release is active on this node yet"), node=self._node, started=False))
+            done(Outcome(error=NotReady("no release is active on this node yet"), node=self._place.node, started=False))
             return _nothing
         pool = self._serving.routes.get(call.task)
         if pool is None:
-            done(Outcome(error=TaskNotFound(f"no task {call.task!r}"), node=self._node, started=False))
+            done(Outcome(error=TaskNotFound(f"no task {call.task!r}"), node=self._place.node, started=False))
             return _nothing
         return pool.invoke(call, done)
 
     async def prepare(self, release: Release, directory: Path) -> Prepared:
-        """Start every instance of the release; ReleaseFailed, with all that failed, leaves none behind."""
-        pools = {spec.file: TaskPool(self._maker(release, spec, directory), self._limits) for spec in release.tasks}
+        """Start every instance of the release that belongs here; ReleaseFailed, with all that failed, leaves none."""
+        specs = [spec for spec in release.tasks if spec.on.items() <= self._labels.items()]
+        pools = {spec.name: self._task_pool(release, spec, directory) for spec in specs}
         prepared = False
         try:
-            results = await asyncio.gather(*(self._start(file, pool) for file, pool in pools.items()))
+            results = await asyncio.gather(*(self._start(spec.file, pools[spec.name]) for spec in specs))
             failures = tuple(failure for failure in results if failure)
             if failures:
                 raise ReleaseFailed("; ".join(failure.message for failure in failures), failures)
@@ -88,6 +101,36 @@ class Pool:
         finally:
             if not prepared:
                 await asyncio.shield(_stop_all(pools.values()))
+
+    def order(self, orders: dict[str, Order]) -> None:
+        """Have the tasks as their operator wants them, now and in releases to come; by task file's name."""
+        before, self._orders = self._orders, orders
+        for name, pool in self._serving.pools.items() if self._serving else ():
+            new, old = orders.get(name, Order()), before.get(name, Order())
+            pool.scale(self._wanted(pool.spec))
+            if new.restarts > old.restarts:
+                pool.restart()
+
+    def processes(self) -> list[Process]:
+        """Every instance on this node, those of releases that drain too."""
+        prepared = [*([self._serving] if self._serving else []), *self._drains.values()]
+        return [process for one in prepared for pool in one.pools.values() for process in pool.processes()]
+
+    def _wanted(self, spec: TaskSpec) -> int:
+        order = self._orders.get(spec.name, Order())
+        wanted = spec.instances if order.instances is None else order.instances
+        return 0 if order.stopped else wanted or os.cpu_count() or 1
+
+    def _task_pool(self, release: Release, spec: TaskSpec, directory: Path) -> TaskPool:
+        policy = self._limits.restarts
+        restarts = replace(policy, max_restarts=spec.max_restarts, min_uptime=spec.min_uptime)
+        limits = replace(self._limits, restarts=restarts)
+        return TaskPool(spec, self._maker(release, spec, directory), limits, self._wanted(spec), self._handlers_known)
+
+    def _handlers_known(self) -> None:
+        if self._serving:
+            self._serving.refresh()
+        self._on_change()
 
     def activate(self, prepared: Prepared) -> None:
         """Serve from `prepared` from this moment on; the instances before it drain and stop."""
@@ -115,7 +158,7 @@ class Pool:
         for instance in await self._sandbox.running():
             log.info("removing a sandbox of an earlier life", instance=instance)
             await self._sandbox.stop(instance, 0)
-        for directory in self._run_dir.glob("*"):
+        for directory in self._place.run_dir.glob("*"):
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _start(self, file: str, pool: TaskPool) -> TaskFailure | None:
@@ -135,21 +178,7 @@ class Pool:
     ) -> Callable[[Callable[[Instance], None]], Instance]:
         def make(on_ready: Callable[[Instance], None]) -> Instance:
             instance = InstanceId(secrets.token_hex(4))
-            sandbox_spec = SandboxSpec(
-                instance=instance,
-                node=self._node,
-                node_name=self._name,
-                grid=self._grid,
-                release=release.root,
-                task=spec.name,
-                file=spec.file,
-                runtime=spec.runtime,
-                image=self._image,
-                release_dir=str(directory),
-                socket_dir=str(self._run_dir / instance),
-                memory=spec.memory,
-                cpu=spec.cpu,
-            )
+            sandbox_spec = self._place.spec(instance, release, spec, directory)
             return Instance(sandbox_spec, self._sandbox, LinkLimits(), on_ready)
 
         return make

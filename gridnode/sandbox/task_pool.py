@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from gridnode.errors import GridError
+from gridnode.errors import GridError, NotReady
 from gridnode.link import Cancel
-from gridnode.model import Done, Invocation, TaskName
+from gridnode.model import Done, Invocation, Outcome, Process, TaskName, TaskSpec
 from gridnode.sandbox.calls import Calls
 from gridnode.sandbox.instance import Handler, Instance
 from gridnode.sandbox.roster import (
@@ -23,6 +23,7 @@ from gridnode.sandbox.roster import (
     Roster,
     Scaled,
     Slot,
+    SlotState,
     Start,
     StartFailed,
     Tick,
@@ -32,6 +33,7 @@ from gridnode.sandbox.seat import Seat
 log = structlog.get_logger()
 
 _ASK_AGAIN = 5.0
+_MAX_WHY = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,22 @@ class PoolLimits:
 
 
 class TaskPool:
-    """The instances of one task file. make: a fresh Instance that reports to `on_ready`."""
+    """One task file's instances. make: a fresh one that reports to `on_ready`; on_change: handlers are known."""
 
     def __init__(
-        self, make: Callable[[Callable[[Instance], None]], Instance], limits: PoolLimits, wanted: int = 1
+        self,
+        spec: TaskSpec,
+        make: Callable[[Callable[[Instance], None]], Instance],
+        limits: PoolLimits,
+        wanted: int = 1,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        self.spec = spec
         self.handlers: dict[TaskName, Handler] = {}
-        self.errored = ""
         self._make = make
         self._limits = limits
         self._wanted = wanted
+        self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._roster = Roster(limits.restarts)
         self._calls = Calls(limits.max_queued, limits.cancel_grace, self._kill)
@@ -74,13 +82,35 @@ class TaskPool:
         """The wanted instances and how they are."""
         return self._roster.slots
 
-    def instances(self) -> Iterator[tuple[Instance, int]]:
-        """Every instance there is, those that drain too, with the calls inside it."""
-        return ((seat.instance, len(seat.inside)) for seat in self._calls.seats.values())
+    def processes(self) -> Iterator[Process]:
+        """Every slot, then the instances that are to go."""
+        now, seats = self._loop.time(), self._calls.seats
+        for slot in self.slots:
+            seat = seats.get(slot.instance) if slot.instance else None
+            calls = len(seat.inside) if seat else 0
+            state, age = slot.state.value, now - slot.since
+            yield Process(
+                self.spec.name, self.spec.file, state, slot.instance, age, slot.restarts, calls, slot.why[-_MAX_WHY:]
+            )
+        for seat in seats.values():
+            if seat.retiring:
+                yield Process(self.spec.name, self.spec.file, "draining", seat.instance.id, calls=len(seat.inside))
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
+        if self._wanted == 0 or all(slot.state is SlotState.ERRORED for slot in self.slots):
+            done(Outcome(error=self._not_serving(call.task), started=False))
+            return lambda: None
         return self._calls.invoke(call, done)
+
+    def _not_serving(self, task: TaskName) -> NotReady:
+        name = self.spec.name
+        if self._wanted == 0:
+            return NotReady(f"{task} is stopped", hint=f"gridctl start {name}")
+        why = self.slots[0].why.strip().rpartition("\n")[2]
+        return NotReady(
+            f"{task} is errored on this node: {why}", hint=f"gridctl describe {name}; gridctl restart {name}"
+        )
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -111,13 +141,13 @@ class TaskPool:
                 await asyncio.shield(self._remove(instance))
 
     def scale(self, wanted: int) -> None:
-        """Have so many instances; those that go finish the calls inside them."""
-        self._wanted = wanted
-        self._happened(Scaled(wanted))
+        """Have so many instances, none stops the task; those that go finish the calls inside them."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._happened(Scaled(wanted))
 
     def restart(self) -> None:
         """Replace every instance, one after the other, each once its successor is ready."""
-        self.errored = ""
         self._happened(Restarted())
 
     async def drained(self) -> None:
@@ -154,10 +184,11 @@ class TaskPool:
             case Start(slot):
                 self._spawn(self._fill(slot), "start")
             case Retire(instance):
-                self._spawn(self._retire(self._calls.seats[instance]), "retire")
+                seat = self._calls.seats[instance]
+                seat.retiring = True
+                self._spawn(self._retire(seat), "retire")
             case GaveUp(why):
-                self.errored = why
-                log.error("task is errored", why=why)
+                log.error("task is errored", task=self.spec.name, why=why)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         job = asyncio.create_task(work, name=name)
@@ -183,10 +214,12 @@ class TaskPool:
         return instance
 
     def _take_seat(self, slot: int, instance: Instance) -> None:
-        self.handlers = instance.handlers
         self._spawn(self._watch(instance), "watch")
         self._calls.add(instance)
         self._happened(Ready(slot, instance.id))
+        if self.handlers != instance.handlers:
+            self.handlers = instance.handlers
+            self._on_change()
 
     async def _watch(self, instance: Instance) -> None:
         """Wait for it to end and remove it; while its link stands, an engine that does not answer means nothing."""
@@ -206,7 +239,6 @@ class TaskPool:
 
     async def _retire(self, seat: Seat) -> None:
         """Let it finish the calls inside, for at most drain_timeout; that it then ends is for _watch to see."""
-        seat.retiring = True
         await seat.empty(self._limits.drain_timeout)
         await self._remove(seat.instance, self._limits.stop_grace)
 

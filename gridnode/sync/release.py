@@ -101,6 +101,11 @@ class Releases:
             except GridError as exc:
                 self._tell(release, ReleaseState.FAILED, error=exc.message)
                 log.warning("release not there yet", root=release.root, error=exc.message)
+            except Exception as exc:
+                self._tell(
+                    release, ReleaseState.FAILED, error=f"internal error: {type(exc).__name__}: see the node's log"
+                )
+                log.exception("release not there yet", root=release.root)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _RETRY_LAST)
 

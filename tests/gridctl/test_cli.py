@@ -140,7 +140,8 @@ def test_nobody_there_and_not_let_in_are_4(hello_grid: RunningGrid, tmp_path: Pa
 def test_an_interrupted_call_is_130(hello_grid: RunningGrid) -> None:
     environ = os.environ | {"GRIDCTL_GRIDFILE": str(hello_grid.gridfile)}
     script = (
-        "import _thread, gridctl.client\n"
+        "import _thread, signal, gridctl.client\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job starts with it ignored
         "async def send(*arguments, **more): _thread.interrupt_main(); import asyncio; await asyncio.sleep(30)\n"
         "gridctl.client.Grid.send = send\n"
         "from gridctl.cli import main; main()"

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gridnode.errors import (
@@ -21,7 +22,8 @@ from gridnode.errors import (
     TaskRaised,
 )
 from gridnode.link import Cancel
-from gridnode.model import Invocation, InvocationId, Load, NodeId, Outcome, Release, Root, TaskName, TaskSpec
+from gridnode.model import Invocation, InvocationId, Load, NodeId, Order, Outcome, Release, Root, TaskName, TaskSpec
+from gridnode.sandbox.place import Place
 from gridnode.sandbox.pool import Pool
 from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.task_pool import PoolLimits
@@ -70,7 +72,8 @@ class Ground:
     def __init__(self, directory: Path, run_dir: Path, limits: PoolLimits = LIMITS) -> None:
         self.sandbox = ProcessSandbox()
         self.run_dir = run_dir
-        self.pool = Pool(NodeId("ab" * 20), "n", "g", "none", run_dir, self.sandbox, limits)
+        place = Place(NodeId("ab" * 20), "n", "g", "none", run_dir)
+        self.pool = Pool(place, {"gpu": "true"}, self.sandbox, limits, lambda: None)
         self._directory = directory
 
     def release(self, number: int = 1, **files: str) -> tuple[Release, Path]:
@@ -284,3 +287,25 @@ async def test_sandboxes_of_an_earlier_life_are_reaped(grounds: Callable[..., Gr
     await ground.serve(echo=ECHO)
     await ground.pool.reap()
     assert await ground.sandbox.running() == []
+
+
+async def test_orders_hold_for_what_serves_and_for_releases_to_come(ground: Ground) -> None:
+    await ground.serve(echo=ECHO)
+    ground.pool.order({"echo": Order(instances=2)})
+    await until(lambda: [process.state for process in ground.pool.processes()] == ["ready", "ready"])
+    await ground.serve(2, echo=ECHO)
+    assert [process.state for process in ground.pool.processes()][:2] == ["ready", "ready"]
+    ground.pool.order({"echo": Order(stopped=True)})
+    assert isinstance((await ground.outcome("echo")).error, NotReady)
+    ground.pool.order({})
+    assert (await ground.result("echo", 3))["got"] == 3
+
+
+async def test_a_task_that_asks_for_labels_runs_where_they_are(ground: Ground) -> None:
+    release, directory = ground.release(1, here=ECHO, elsewhere=ECHO)
+    tasks = tuple(
+        msgspec.structs.replace(task, on={"gpu": "true"} if task.name == "here" else {"gpu": "false"})
+        for task in release.tasks
+    )
+    ground.pool.activate(await ground.pool.prepare(msgspec.structs.replace(release, tasks=tasks), directory))
+    assert {task.partition(".")[0] for task in ground.pool.tasks} == {"here"}

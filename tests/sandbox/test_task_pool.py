@@ -21,7 +21,7 @@ from gridnode.errors import (
     TaskNotFound,
 )
 from gridnode.link import Cancel
-from gridnode.model import Done, InstanceId, Invocation, InvocationId, Outcome, TaskName
+from gridnode.model import Done, InstanceId, Invocation, InvocationId, Outcome, TaskName, TaskSpec
 from gridnode.sandbox import seat, task_pool
 from gridnode.sandbox.instance import Handler, Instance
 from gridnode.sandbox.roster import RestartPolicy
@@ -89,6 +89,7 @@ class Room:
     """A TaskPool, its instances, and the outcomes of its calls."""
 
     limits: PoolLimits = FAST
+    wanted: int = 1
     instances: list[Scripted] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class Room:
     fail: Callable[[], Any] = lambda: None
 
     def __post_init__(self) -> None:
-        self.pool = TaskPool(self._make, self.limits)
+        self.pool = TaskPool(TaskSpec("echo", "tasks/echo.py"), self._make, self.limits, self.wanted)
 
     def _make(self, on_ready: Callable[[Instance], None]) -> Instance:
         self.starts.append(asyncio.get_running_loop().time())
@@ -198,6 +199,89 @@ async def test_a_deadline_of_a_call_sent_early_was_in_the_queue(swift: Room) -> 
     swift.instance.answer("a")
     assert not (await swift.outcome("a")).error
     assert swift.instance.stops == 0
+
+
+async def test_calls_go_to_the_least_busy_of_several_instances() -> None:
+    room = Room(PoolLimits(max_queued=10, restarts=QUICK), wanted=3)
+    await room.pool.start()
+    for call_id in "abcdef":
+        room.call(call_id)
+    assert [len(instance.inside) for instance in room.instances] == [1, 1, 1]
+    assert room.pool.in_flight == 6
+    room.instances[1].crash()
+    await until(lambda: len(room.instances) == 4 and room.instances[3].inside)
+    for instance in [*room.instances[:1], *room.instances[2:]]:
+        while instance.inside:
+            instance.answer(next(iter(instance.inside)))
+    assert [type((await room.outcome(call_id)).error) for call_id in "abcdef"].count(TaskCrashed) == 1
+    await room.pool.stop()
+
+
+async def test_scaling_up_and_down_ends_no_call() -> None:
+    room = Room(PoolLimits(max_queued=10, restarts=QUICK))
+    await room.pool.start()
+    room.call("a")
+    room.call("b")
+    room.pool.scale(2)
+    await until(lambda: len(room.instances) == 2 and room.instance.inside)
+    assert list(room.instance.inside) == ["b"]
+    room.pool.scale(1)
+    assert room.instance.stops == 0
+    room.instance.answer("b")
+    await until(lambda: room.instance.stops)
+    assert [process.state for process in room.pool.processes() if process.state != "draining"] == ["ready"]
+    room.instances[0].answer("a")
+    assert not any([(await room.outcome(call_id)).error for call_id in "ab"])
+    await room.pool.stop()
+
+
+async def test_a_stopped_task_refuses_at_once_and_starts_again(room: Room) -> None:
+    room.pool.scale(0)
+    room.call("a")
+    await room.error("a", NotReady, started=False)
+    assert list(room.pool.processes()) == [] or [one.state for one in room.pool.processes()] == ["draining"]
+    room.pool.scale(1)
+    room.call("b")
+    await until(lambda: len(room.instances) == 2 and room.instance.inside)
+    room.instance.answer("b")
+    assert not (await room.outcome("b")).error
+
+
+async def test_a_rolling_restart_loses_no_call() -> None:
+    room = Room(PoolLimits(max_queued=100, restarts=QUICK), wanted=2)
+    await room.pool.start()
+    for number in range(6):
+        room.call(str(number))
+    room.pool.restart()
+    answered = 0
+    while answered < 6:
+        busy = next((one for one in room.instances if one.inside), None)
+        if busy:
+            busy.answer(next(iter(busy.inside)))
+            answered += 1
+        await asyncio.sleep(0)
+    assert not any([(await room.outcome(str(number))).error for number in range(6)])
+    await until(lambda: room.instances[0].stops and room.instances[1].stops)
+    assert [one.is_ready for one in room.instances] == [False, False, True, True]
+    await room.pool.stop()
+
+
+async def test_a_task_that_keeps_ending_is_errored_and_says_so_at_once() -> None:
+    room = Room(PoolLimits(restarts=RestartPolicy(0, 0, max_restarts=2)))
+    await room.pool.start()
+    room.fail = lambda: (_ for _ in ()).throw(InstanceFailed("no such module"))
+    room.instance.crash()
+    await until(lambda: [process.state for process in room.pool.processes()] == ["errored"])
+    room.call("a")
+    await room.error("a", NotReady, started=False)
+    assert "no such module" in str((await room.outcome("a")).error)
+    room.fail = lambda: None
+    room.pool.restart()
+    room.call("b")
+    await until(lambda: room.instance.inside)
+    room.instance.answer("b")
+    assert not (await room.outcome("b")).error
+    await room.pool.stop()
 
 
 async def test_as_many_at_once_as_the_handler_takes(room: Room) -> None:
