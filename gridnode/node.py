@@ -189,7 +189,7 @@ class Node:
             self._mesh.members,
             lambda: self._router.tasks,
         )
-        runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True)
+        runner = web.ServerRunner(api.server())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", self._settings.api_port).start()

@@ -67,7 +67,7 @@ class Door:
 async def door() -> AsyncIterator[Door]:
     door = Door()
     api = Api(door.route, lambda task: 7.0, 60.0, lambda: [MEMBER], lambda: [TaskName("echo")])
-    runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True)
+    runner = web.ServerRunner(api.server())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     door.port = runner.addresses[0][1]
