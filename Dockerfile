@@ -1,5 +1,5 @@
-# The gridnode image, which is also the Python runtime of sandboxes: /opt/gridnode holds the node and its dependencies,
-# /usr/lib/gridnode/runtimes what runs inside a sandbox, on the system's bare python3.
+# The gridnode image: /opt/gridnode holds the node and its dependencies. It is also the image of Python tasks and programs,
+# which see the system's bare python3 and the runtimes that a node mounts into every sandbox.
 # BASE: Debian with python3 and ca-certificates; deploy/image/base makes it.
 ARG BASE=gridcontrol-base:trixie
 
@@ -42,9 +42,7 @@ RUN /opt/build/bin/uv build -q --wheel --no-build-isolation --python /opt/build/
 FROM ${BASE}
 COPY --from=dependencies /opt/gridnode /opt/gridnode
 COPY --from=project /out /opt/gridnode
-COPY gridnode/runtimes /usr/lib/gridnode/runtimes
-RUN chmod -R a+rX /usr/lib/gridnode \
-    && ln -s /opt/gridnode/bin/gridnode /opt/gridnode/bin/gridctl /usr/local/bin/
+RUN ln -s /opt/gridnode/bin/gridnode /opt/gridnode/bin/gridctl /usr/local/bin/
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["/usr/bin/python3", "-I", "-S", "-c", "import os, socket, sys\nport = int(os.environ.get('GRIDNODE_API_PORT', '10000'))\nwith socket.create_connection(('127.0.0.1', port), 4) as s:\n    s.sendall(b'GET /healthz HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n')\n    sys.exit(b' 200 ' not in s.recv(64))"]
 ENTRYPOINT ["/opt/gridnode/bin/gridnode"]
 ARG VERSION=0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gridctl.new import DEFAULT_TTL, EXAMPLE_SERVERS, card_text, new_gridfile
+from gridctl.new import DEFAULT_TTL, EXAMPLE_SERVERS, card_text, new_gridfile, write_private
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings, verbose_option
 from gridctl.render import print_json
 from gridnode.errors import UsageError
@@ -46,27 +46,38 @@ def new_command(
 
 @click.command(
     "card",
-    epilog=examples("gridctl card web-1 > web-1.card", "gridctl card web-1 --ttl 90d --label zone=paris"),
+    epilog=examples("gridctl card web-1 -o web-1.card", "gridctl card web-1 --ttl 90d --label zone=paris"),
 )
 @click.argument("host")
 @click.option("--ttl", default=f"{DEFAULT_TTL / 86_400:g}d", show_default=True, metavar="TIME", help="30m, 12h, 90d.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the node; repeat for more.")
 @click.option("--seed", "seeds", multiple=True, metavar="HOST[:PORT]", help="A node to join by; else the Gridfile's.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there, mode 0600, instead.")
 @json_option
 @gridfile_option
 @pass_settings
-def card_command(settings: Settings, host: str, ttl: str, labels: tuple[str, ...], seeds: tuple[str, ...]) -> None:
+def card_command(
+    settings: Settings, host: str, ttl: str, labels: tuple[str, ...], seeds: tuple[str, ...], output: Path | None
+) -> None:
     """Print a card, with which one server joins the grid.
 
-    It goes to /etc/gridnode/Card on HOST, mode 0600, and holds secrets of that one server only.
+    It goes to /etc/gridnode/Card on HOST, mode 0600. It holds secrets: of that server, and the key nodes find each
+    other by.
     """
     chosen = [_seed(text) for text in seeds] or None
     text = card_text(settings.gridfile(), host, _seconds(ttl), dict(map(_label, labels)), chosen)
     if settings.as_json:
         print_json({"host": host, "card": text})
         return
+    if output:
+        try:
+            write_private(output, text)
+        except FileExistsError as exc:
+            raise UsageError(f"{output} is there already", hint="remove it first, or choose another name") from exc
+        click.echo(f"wrote {output}: secret, for {host} only", err=True)
+        return
     if sys.stdout.isatty():
-        click.echo(f"this is secret; send it to {host} with: gridctl card {host} > Card", err=True)
+        click.echo(f"this is secret; send it to {host} with: gridctl card {host} -o Card", err=True)
     click.echo(text, nl=False)
 
 

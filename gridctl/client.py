@@ -25,12 +25,34 @@ from gridnode.errors import (
     UsageError,
 )
 from gridnode.gridfile import Gridfile, parse_address
-from gridnode.identity import Authority, authority_of, operator_credentials, public_key_of
-from gridnode.ledger import CURRENT, RELEASE, decode_documents, encode_documents, open_release, sign_release, verifier
+from gridnode.identity import (
+    NONCE_SIZE,
+    Authority,
+    authority_of,
+    operator_credentials,
+    public_key_of,
+    seal_secret,
+)
+from gridnode.ledger import (
+    CURRENT,
+    ORDER,
+    RELEASE,
+    Document,
+    SealedSecret,
+    decode_documents,
+    encode_documents,
+    history_name,
+    open_order,
+    open_release,
+    sign_order,
+    sign_release,
+    sign_secret,
+    verifier,
+)
 from gridnode.link.protocol import Link
 from gridnode.link.tls import client_context
-from gridnode.messages import CallMeta, ChunkPart, ReplyMeta
-from gridnode.model import Address, ChunkHash, Member, NodeId, NodeRecord, Outcome, Release, ReleaseReport
+from gridnode.messages import CallMeta, ChunkPart, LogQuery, LogReply, ProcessReport, ReplyMeta
+from gridnode.model import Address, ChunkHash, Member, NodeId, NodeRecord, Order, Outcome, Release, ReleaseReport
 from gridnode.wire import Frame, Op
 
 if TYPE_CHECKING:
@@ -136,13 +158,50 @@ class Grid:
 
     async def release(self) -> Release | None:
         """The grid's current release; SignatureInvalid when it is not this Gridfile's."""
+        documents = await self.documents(RELEASE)
+        return next((open_release(document) for document in documents if document.name == CURRENT), None)
+
+    async def releases(self) -> list[Release]:
+        """The current release and those before it that the ledger remembers, newest first."""
+        found: dict[int, Release] = {}
+        for document in await self.documents(RELEASE):
+            if document.name == CURRENT or document.sequence not in found:
+                found[document.sequence] = open_release(document)
+        return sorted(found.values(), key=lambda release: -release.sequence)
+
+    async def documents(self, kind: str) -> list[Document]:
+        """The ledger's documents of one kind, newest first, 4 MiB at most; SignatureInvalid for one of a stranger."""
         verified = verifier(public_key_of(self._authority.deploy_key))
-        for document in decode_documents(await self._ask(Op.LEDGER_GET)):
-            if (document.kind, document.name) == (RELEASE, CURRENT):
-                if not verified(document):
-                    raise SignatureInvalid("the node shows a release that is not signed by this Gridfile")
-                return open_release(document)
-        return None
+        documents = decode_documents(await self._ask(Op.LEDGER_GET, name=kind))
+        for document in documents:
+            if document.kind == kind and not verified(document):
+                raise SignatureInvalid(f"the node shows a {kind} that is not signed by this Gridfile")
+        return [document for document in documents if document.kind == kind]
+
+    async def orders(self) -> dict[str, tuple[Order, int]]:
+        """What operators want of tasks, and the sequence of each order, by task file's name."""
+        documents = await self.documents(ORDER)
+        return {document.name: (open_order(document), document.sequence) for document in documents}
+
+    async def put_order(self, task: str, order: Order, sequence: int) -> None:
+        """Sign what is wanted of a task file and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_order(self._authority.deploy_key, task, order, sequence))
+
+    async def put_secret(self, name: str, value: bytes | None, sequence: int) -> None:
+        """Seal and sign a secret, None to remove it, and tell the grid; LedgerError unless `sequence` is a new one."""
+        sealed = None
+        if value is not None:
+            nonce = secrets.token_bytes(NONCE_SIZE)
+            sealed = SealedSecret(int(time.time()), seal_secret(self._authority.network_key, name, value, nonce))
+        await self._put(sign_secret(self._authority.deploy_key, name, sealed, sequence))
+
+    async def processes(self, task: str = "") -> list[ProcessReport]:
+        """Every node's instances, of one task file or of all."""
+        return messages.decode(await self._ask(Op.PROCESSES, name=task), list[ProcessReport])
+
+    async def logs(self, node: NodeId, query: LogQuery) -> LogReply:
+        """Lines of one node: what its tasks printed, or what gridnode itself logs."""
+        return messages.decode(await self._ask(Op.LOGS, messages.encode(query), name=node), LogReply)
 
     async def report(self, node: NodeId) -> ReleaseReport:
         """How far one node is with its release, and which task files failed."""
@@ -150,8 +209,15 @@ class Grid:
 
     async def put_release(self, release: Release) -> None:
         """Sign the release and make it the grid's; LedgerError when the grid has a newer one."""
-        document = sign_release(self._authority.deploy_key, release)
+        await self._put(sign_release(self._authority.deploy_key, release))
+        await self._put(sign_release(self._authority.deploy_key, release, history_name(release.sequence)))
+
+    async def _put(self, document: Document) -> None:
         await self._ask(Op.LEDGER_PUT, encode_documents([document]))
+
+    async def get_chunks(self, hashes: Sequence[ChunkHash]) -> list[ChunkPart]:
+        """What the node has of them (at most messages.MAX_GET), as much as one reply holds, unverified."""
+        return messages.decode(await self._ask(Op.CHUNKS_GET, messages.encode(hashes)), list[ChunkPart])
 
     async def missing_chunks(self, hashes: Sequence[ChunkHash]) -> list[ChunkHash]:
         """Which of them (at most messages.MAX_HASHES) the node lacks."""

@@ -7,22 +7,27 @@ from pathlib import Path
 import click
 
 from gridctl.client import Connecting, Grid
-from gridctl.deployment import Deployment, as_fields, report, verdict
-from gridctl.follow import Arrival, Follow
+from gridctl.deployment import Deployment, as_fields, follow, report, verdict
+from gridctl.failure import OK
 from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
+from gridctl.plan import make_plan, plan_fields, plan_lines
 from gridctl.project import Project, scan
 from gridctl.render import Progress, print_json, size
+from gridctl.secret import require_secrets
 from gridctl.upload import upload
-from gridnode.errors import CallTimeout
+from gridnode.errors import CallTimeout, UsageError
+from gridnode.gridfile import Gridfile
 from gridnode.model import MemberState, Release, ReleaseState
 
 __all__ = ["deploy_command"]
 
+CHANGES = 2
+"""Exit code of `--plan --detailed-exitcode` when something would change."""
 LARGE = 1 << 30
 """Bytes of files above which it asks first."""
 
 
-@click.command("deploy", epilog=examples("gridctl deploy", "gridctl deploy ./hello --yes --json"))
+@click.command("deploy", epilog=examples("gridctl deploy", "gridctl deploy ./hello --plan --json"))
 @click.argument("directory", default=".", type=click.Path(path_type=Path))
 @click.option(
     "--timeout",
@@ -32,19 +37,25 @@ LARGE = 1 << 30
     metavar="SECONDS",
     help="How long to wait for the nodes.",
 )
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--detailed-exitcode", "detailed", is_flag=True, help="With --plan: exit 2 when something would change.")
 @yes_option
 @json_option
 @gridfile_option
 @pass_settings
-def deploy_command(settings: Settings, directory: Path, timeout: float) -> int:
+def deploy_command(settings: Settings, directory: Path, timeout: float, only_plan: bool, detailed: bool) -> int:
     """Put the project in DIRECTORY on every node, and wait until each one serves it.
 
     Every file in its tasks/ is a task; .gridignore lists what stays here. The release before it serves on until
     the new one has proved healthy, node by node.
     """
+    if detailed and not only_plan:
+        raise UsageError("--detailed-exitcode goes with --plan")
     progress = Progress()
     gridfile = settings.gridfile()
     project = _scan(directory, progress)
+    if only_plan:
+        return _show_plan(settings, gridfile, project, detailed)
     if project.size > LARGE:
         confirm(f"{project.directory} holds {size(project.size)}.", settings)
     current = asyncio.run(_current(Grid.connect(gridfile)))
@@ -55,6 +66,16 @@ def deploy_command(settings: Settings, directory: Path, timeout: float) -> int:
     if settings.as_json:
         print_json(as_fields(deployment))
     return verdict(deployment)
+
+
+def _show_plan(settings: Settings, gridfile: Gridfile, project: Project, detailed: bool) -> int:
+    plan = asyncio.run(make_plan(Grid.connect(gridfile), project))
+    if settings.as_json:
+        print_json(plan_fields(plan))
+    else:
+        for line in plan_lines(plan):
+            click.echo(line)
+    return CHANGES if detailed and plan.changes else OK
 
 
 def _scan(directory: Path, progress: Progress) -> Project:
@@ -75,8 +96,9 @@ async def _deploy(connecting: Connecting, project: Project, timeout: float, prog
     async with connecting as grid:
         deployment = await _plan(grid, project, await grid.release())
         if deployment.changed:
-            await _publish(grid, deployment, timeout, progress)
-        await _follow(grid, deployment, timeout - (time.monotonic() - started), progress)
+            await require_secrets(grid, project.tasks)
+            await _publish(grid, project, deployment, timeout, progress)
+        await follow(grid, deployment, timeout - (time.monotonic() - started), progress)
     return deployment
 
 
@@ -102,8 +124,7 @@ async def _plan(grid: Grid, project: Project, current: Release | None) -> Deploy
     return Deployment(project, release, changed=True)
 
 
-async def _publish(grid: Grid, deployment: Deployment, timeout: float, progress: Progress) -> None:
-    project = deployment.project
+async def _publish(grid: Grid, project: Project, deployment: Deployment, timeout: float, progress: Progress) -> None:
     try:
         async with asyncio.timeout(timeout):
             deployment.sent = await upload(
@@ -118,22 +139,3 @@ async def _publish(grid: Grid, deployment: Deployment, timeout: float, progress:
     sent = deployment.sent
     packed = f" ({size(sent.content)} before compression)" if sent.payload < sent.content else ""
     progress.line(f"sent {size(sent.payload)}{packed}, {size(deployment.deduplicated)} deduplicated")
-
-
-async def _follow(grid: Grid, deployment: Deployment, timeout: float, progress: Progress) -> None:
-    shown: dict[str, str] = {}
-
-    def tell(arrival: Arrival) -> None:
-        if arrival.state == ReleaseState.FETCHING.value and arrival.total:
-            progress.bar(f"{arrival.name} fetching", arrival.have, arrival.total)
-        if deployment.changed and arrival.state not in ("waiting", shown.get(arrival.node)):
-            shown[arrival.node] = arrival.state
-            progress.line(f"{arrival.name}: {arrival.state}" + (f": {arrival.error}" if arrival.error else ""))
-
-    follow = Follow(grid, deployment.release.sequence, tell, root=deployment.release.root)
-    try:
-        async with asyncio.timeout(max(timeout, 0.1)):
-            await follow.run()
-    except TimeoutError:
-        deployment.late = True
-    deployment.arrivals = list(follow.arrivals.values())

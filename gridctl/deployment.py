@@ -1,26 +1,32 @@
 """What a deploy did: how it is told to people and programs, and its exit code."""
 
+import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gridctl.failure import OK, PARTIAL, exit_code
-from gridctl.follow import Arrival
-from gridctl.project import Project
+from gridctl.follow import Arrival, Follow, Watched
 from gridctl.render import Progress, percent
 from gridctl.upload import Sent
 from gridnode.errors import CallTimeout, TaskFailure
 from gridnode.model import Release, ReleaseState
 
-__all__ = ["Deployment", "as_fields", "report", "verdict"]
+if TYPE_CHECKING:
+    from gridctl.project import Project
+
+__all__ = ["Deployment", "as_fields", "follow", "report", "verdict"]
 
 _FAILED = 1
 
 
 @dataclass(slots=True)
 class Deployment:
-    """What one deploy did. release: the one the nodes were brought to; changed: whether it is a new one."""
+    """What one deploy did. release: the one the nodes were brought to; changed: whether it is a new one.
 
-    project: Project
+    project: None when the release comes from the grid itself.
+    """
+
+    project: "Project | None"
     release: Release
     changed: bool = False
     sent: Sent = field(default_factory=Sent)
@@ -30,8 +36,28 @@ class Deployment:
     @property
     def deduplicated(self) -> int:
         """Bytes of files and tree that did not need to travel."""
-        tree = sum(map(len, self.project.manifest.nodes.values()))
-        return max(0, self.project.size + tree - self.sent.content)
+        tree = sum(map(len, self.project.manifest.nodes.values())) if self.project else 0
+        return max(0, self.release.size + tree - self.sent.content)
+
+
+async def follow(grid: Watched, deployment: Deployment, timeout: float, progress: Progress) -> None:
+    """Watch the release arrive on every node, for `timeout` seconds; where each is stays in the deployment."""
+    shown: dict[str, str] = {}
+
+    def tell(arrival: Arrival) -> None:
+        if arrival.state == ReleaseState.FETCHING.value and arrival.total:
+            progress.bar(f"{arrival.name} fetching", arrival.have, arrival.total)
+        if deployment.changed and arrival.state not in ("waiting", shown.get(arrival.node)):
+            shown[arrival.node] = arrival.state
+            progress.line(f"{arrival.name}: {arrival.state}" + (f": {arrival.error}" if arrival.error else ""))
+
+    watch = Follow(grid, deployment.release.sequence, tell, root=deployment.release.root)
+    try:
+        async with asyncio.timeout(max(timeout, 0.1)):
+            await watch.run()
+    except TimeoutError:
+        deployment.late = True
+    deployment.arrivals = list(watch.arrivals.values())
 
 
 def verdict(deployment: Deployment) -> int:

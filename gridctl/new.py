@@ -27,7 +27,7 @@ from gridnode.gridfile import (
 )
 from gridnode.model import Address
 
-__all__ = ["NewGridfile", "card_text", "find_gridfile", "load_gridfile", "new_gridfile"]
+__all__ = ["NewGridfile", "card_text", "find_gridfile", "load_gridfile", "new_gridfile", "write_private"]
 
 _T = TypeVar("_T")
 GRIDFILE: Final = "Gridfile"
@@ -69,7 +69,7 @@ def new_gridfile(
     gridfile = parse_gridfile(text, str(path))
     try:
         backup = _keep(path) if force and path.exists() else None
-        _write(path, text, force)
+        write_private(path, text, force)
     except FileExistsError as exc:
         raise UsageError(
             f"{path} is there already",
@@ -87,11 +87,18 @@ def find_gridfile(start: Path, flag: str | None = None, environ: Mapping[str, st
         return Path(chosen)
     for directory in (start.absolute(), *start.absolute().parents):
         if (directory / GRIDFILE).is_file():
-            return directory / GRIDFILE
+            return _own(directory / GRIDFILE)
     raise UsageError(
         f"no Gridfile in {start.absolute()} or above it",
         hint=f"`gridctl new` makes one; to use one elsewhere: --gridfile PATH or {VARIABLE}=PATH",
     )
+
+
+def _own(path: Path) -> Path:
+    """A Gridfile that was found, not named: one that another user laid above us would take our code to their grid."""
+    if path.stat().st_uid not in (0, os.geteuid()):
+        raise UsageError(f"{path} belongs to another user", hint=f"if it is yours to use: --gridfile {path}")
+    return path
 
 
 def load_gridfile(path: Path) -> Gridfile:
@@ -166,7 +173,7 @@ def _keep(path: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def _write(path: Path, text: str, replacing: bool) -> None:
+def write_private(path: Path, text: str, replacing: bool = False) -> None:
     """Write all or nothing, 0600; FileExistsError when something is there and is not to be replaced."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
+from gridctl.gridtoml import GRID_TOML, Configured, configure
 from gridctl.tasks import TASKS_DIR, find_tasks
 from gridnode.errors import ManifestInvalid, ProjectInvalid
 from gridnode.model import ChunkHash, TaskSpec
@@ -70,13 +71,8 @@ class _Found:
 
 def scan(directory: Path, *, on_progress: Progress | None = None) -> Project:
     """Read the whole project once; ProjectInvalid says what stands in the way of deploying it."""
-    directory = directory.resolve()
-    if not (directory / TASKS_DIR).is_dir() or (directory / TASKS_DIR).is_symlink():
-        raise ProjectInvalid(
-            f"no {TASKS_DIR}/ directory in {directory}", hint="`gridctl sample NAME` makes a project to start from"
-        )
-    found = _walk(directory)
-    tasks = find_tasks(((one.path, one.kind) for one in found), lambda path: _source(directory, path))
+    directory, found = _entries(directory)
+    tasks = tuple(one.spec for one in _configured(directory, found))
     ingest = _Ingest(directory, sum(one.size for one in found), on_progress)
     try:
         manifest = build((ingest.source(one) for one in found), ingest.chunking)
@@ -85,6 +81,30 @@ def scan(directory: Path, *, on_progress: Progress | None = None) -> Project:
     ingest.chunks.update((name, len(content)) for name, content in manifest.nodes.items())
     name = os.fsencode(directory.name).decode("utf-8", "replace") or "project"
     return Project(name, directory, manifest, tasks, ingest.chunks, ingest.places)
+
+
+def configured_tasks(directory: Path) -> tuple[Configured, ...]:
+    """The tasks of a project as they would be deployed, and where each of their settings is from."""
+    return _configured(*_entries(directory))
+
+
+def _entries(directory: Path) -> tuple[Path, list[_Found]]:
+    """The resolved directory, and what is in it."""
+    directory = directory.resolve()
+    if not (directory / TASKS_DIR).is_dir() or (directory / TASKS_DIR).is_symlink():
+        raise ProjectInvalid(
+            f"no {TASKS_DIR}/ directory in {directory}", hint="`gridctl sample NAME` makes a project to start from"
+        )
+    return directory, _walk(directory)
+
+
+def _configured(directory: Path, found: list[_Found]) -> tuple[Configured, ...]:
+    """grid.toml counts also where .gridignore keeps it from the nodes, as .gridignore itself does."""
+    tasks = find_tasks(((one.path, one.kind) for one in found), lambda path: _source(directory, path))
+    config = directory / GRID_TOML
+    if os.path.lexists(config) and (config.is_symlink() or not config.is_file()):
+        raise ProjectInvalid(f"{GRID_TOML} is not a plain file", hint="it says how tasks run: `gridctl config -h`")
+    return configure(tasks, _source(directory, GRID_TOML) if config.exists() else b"")
 
 
 def _walk(top: Path) -> list[_Found]:
@@ -162,7 +182,7 @@ class _Ingest:
     def _read(self, one: _Found) -> Iterator[ChunkRef]:
         offset = 0
         with _reading(self._directory, one.path) as file:
-            for content in self._cut(file, one.size):
+            for content in self._cut(file, one):
                 ref = ChunkRef(chunk_hash(content), len(content))
                 self.chunks[ref.hash] = ref.length
                 self.places.setdefault(ref.hash, (one.path, offset))
@@ -172,16 +192,26 @@ class _Ingest:
         if offset != one.size:
             raise _changed(one.path)
 
-    def _cut(self, file: BufferedReader, size: int) -> Iterator[bytes | memoryview]:
-        if size > self.chunking.min_size:
+    def _cut(self, file: BufferedReader, one: _Found) -> Iterator[bytes | memoryview]:
+        if one.size > self.chunking.min_size:
             yield from cut_stream(file, self.chunking)
-        elif content := file.read(size + 1):
+        elif content := file.read(one.size + 1):
+            _check_no_secret(one.path, content)
             yield content
 
     def _count(self, length: int) -> None:
         self._done += length
         if self._on_progress:
             self._on_progress(self._done, self._total)
+
+
+def _check_no_secret(path: str, content: bytes) -> None:
+    """ProjectInvalid for a Gridfile or a card by another name: every task on every node could read it."""
+    is_gridfile = b"grid_password" in content and b"grid1-" in content
+    if is_gridfile or (b"issuer_key" in content and b"PRIVATE KEY" in content):
+        raise ProjectInvalid(
+            f"{path} holds a grid's secret, and every task could read it", hint=f"move it, or list it in {IGNORE_FILE}"
+        )
 
 
 def _source(directory: Path, path: str) -> bytes:

@@ -21,7 +21,7 @@ _BAR = 28
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters but tab and newline, and those that reorder text."""
 
-Colour = Literal["red", "green", "yellow", "cyan", "bright_black"]
+Colour = Literal["red", "green", "yellow", "blue", "magenta", "cyan", "bright_black"]
 
 
 def is_terminal(stream: IO[str]) -> bool:

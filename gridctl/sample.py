@@ -25,7 +25,7 @@ _HOMES = (_PACKAGE / "samples", _PACKAGE.parent / "examples")
 def sample_command(settings: Settings, name: str, directory: Path | None) -> None:
     """Copy the sample project NAME to DIRECTORY (./NAME unless given).
 
-    `hello` is the one to start with: four small tasks, and an application that calls them.
+    `hello` is the one to start with: five small tasks, and an application that calls them.
     """
     target = directory or Path(name)
     copied = copy_sample(name, target)

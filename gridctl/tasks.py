@@ -12,10 +12,16 @@ from gridnode.sync.manifest import EntryKind
 
 TASKS_DIR = "tasks"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RUNTIMES = {".py": "python"}
-_PROGRAMS = re.compile(r"\.(?:cjs|jl|js|lua|mjs|php|pl|r|rb|sh|ts)")
+_RUNTIMES = {".py": "python", ".js": "node", ".cjs": "node", ".mjs": "node"}
+_PROGRAMS = re.compile(r"\.(?:bash|jl|lua|php|pl|r|rb|sh|ts)")
 _INERT = re.compile(r"\.(?:cfg|csv|html|ini|json|lock|md|png|pyc|pyi|rst|so|toml|txt|xml|ya?ml)")
 """What is no program even when marked executable, as everything is on some file systems."""
+
+_NO_TASK = "if it is no task, start its name with _ or list it in .gridignore"
+_EXPORTS = (
+    re.compile(rb"^(?:module\.)?exports\.([A-Za-z_$][\w$]*)\s*=", re.MULTILINE),
+    re.compile(rb"^export\s+(?:async\s+)?(?:function\s*\*?|const|let)\s+([A-Za-z_$][\w$]*)", re.MULTILINE),
+)
 
 ReadFile = Callable[[str], bytes]
 
@@ -23,7 +29,8 @@ ReadFile = Callable[[str], bytes]
 def find_tasks(files: Iterable[tuple[str, EntryKind]], read: ReadFile) -> tuple[TaskSpec, ...]:
     """One spec per task file among `files` (project paths), by name; ProjectInvalid names the file at fault."""
     found: dict[str, str] = {}
-    for path, kind in sorted(files):
+    kinds = dict(files)
+    for path, kind in sorted(kinds.items()):
         place = PurePosixPath(path)
         if not _is_task(place, kind):
             continue
@@ -31,16 +38,11 @@ def find_tasks(files: Iterable[tuple[str, EntryKind]], read: ReadFile) -> tuple[
         if name in found:
             raise ProjectInvalid(f"{found[name]} and {path} both make the task {name}", hint="rename one of them")
         found[name] = path
-    for path in found.values():
-        _check_supported(path)
+    runtimes = {path: _runtime(path, kinds[path]) for path in found.values()}
     if not found:
         raise ProjectInvalid(f"no task in {TASKS_DIR}/", hint="`gridctl sample NAME` makes a project to start from")
-    _check_functions(found, {name: _functions(path, read(path)) for name, path in found.items()})
-    return tuple(TaskSpec(name, path, _RUNTIMES[_suffix(path)]) for name, path in sorted(found.items()))
-
-
-def _suffix(path: str) -> str:
-    return PurePosixPath(path).suffix
+    _check_functions(found, {name: _INSPECT[runtimes[path]](path, read(path)) for name, path in found.items()})
+    return tuple(TaskSpec(name, path, runtimes[path]) for name, path in sorted(found.items()))
 
 
 def _is_task(place: PurePosixPath, kind: EntryKind) -> bool:
@@ -66,12 +68,14 @@ def _task_name(place: PurePosixPath) -> str:
     return ".".join(parts)
 
 
-def _check_supported(path: str) -> None:
-    if _suffix(path) not in _RUNTIMES:
+def _runtime(path: str, kind: EntryKind) -> str:
+    runtime = _RUNTIMES.get(PurePosixPath(path).suffix) or ("exec" if kind is EntryKind.EXECUTABLE else None)
+    if runtime is None:
         raise ProjectInvalid(
-            f"{path} is not a kind of task that can run; supported: *{', *'.join(sorted(_RUNTIMES))}",
-            hint="if it is no task, start its name with _ or list it in .gridignore",
+            f"{path} is not a kind of task that can run; supported: *{', *'.join(sorted(_RUNTIMES))}, executable files",
+            hint=f"chmod +x {path}, if it is a program; {_NO_TASK}",
         )
+    return runtime
 
 
 def _check_functions(found: dict[str, str], functions: dict[str, set[str]]) -> None:
@@ -84,7 +88,7 @@ def _check_functions(found: dict[str, str], functions: dict[str, set[str]]) -> N
             )
 
 
-def _functions(path: str, source: bytes) -> set[str]:
+def _python_functions(path: str, source: bytes) -> set[str]:
     """Names of the module's own public functions; ProjectInvalid when it does not parse."""
     try:
         with warnings.catch_warnings():
@@ -96,3 +100,22 @@ def _functions(path: str, source: bytes) -> set[str]:
         raise ProjectInvalid(f"{path} is not Python source: {exc}") from exc
     public = (node.name for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return {name for name in public if not name.startswith("_")}
+
+
+def _javascript_functions(path: str, source: bytes) -> set[str]:
+    """Names that the file exports at the start of a line: enough to notice most clashes, and no parser."""
+    found = {name.decode() for pattern in _EXPORTS for name in pattern.findall(source)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def _no_functions(path: str, source: bytes) -> set[str]:
+    """A program is one task; ProjectInvalid when the kernel could not run it."""
+    first, newline, _ = source[:4096].partition(b"\n")
+    if not first.startswith((b"#!", b"\x7fELF")):
+        raise ProjectInvalid(f"{path} is executable, but has no #! line and is no Linux program", hint=_NO_TASK)
+    if newline and first.startswith(b"#!") and first.endswith(b"\r"):
+        raise ProjectInvalid(f"{path} has Windows line ends, with which its #! line does not work", hint="use dos2unix")
+    return set()
+
+
+_INSPECT = {"python": _python_functions, "node": _javascript_functions, "exec": _no_functions}

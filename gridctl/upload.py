@@ -9,7 +9,7 @@ from gridnode.messages import MAX_HASHES, MAX_PARTS_SIZE, ChunkPart
 from gridnode.model import ChunkHash
 from gridnode.sync.chunk import encode
 
-__all__ = ["Receiver", "Sent", "batches", "upload"]
+__all__ = ["Receiver", "Sent", "batches", "missing_of", "upload"]
 
 IN_FLIGHT = 4
 PART_OVERHEAD = 64
@@ -40,9 +40,7 @@ async def upload(
     on_progress: Callable[[Sent], None],
 ) -> Sent:
     """Send what the node lacks of `chunks` (their lengths in bytes); `read` gives a chunk's bytes, in a thread."""
-    missing: list[ChunkHash] = []
-    for hashes in _slices(list(chunks), MAX_HASHES):
-        missing += [chunk for chunk in await to.missing_chunks(hashes) if chunk in chunks]
+    missing = await missing_of(to, chunks)
     sent = Sent(total=sum(chunks[chunk] for chunk in missing))
     waiting = batches(missing, chunks)
 
@@ -57,6 +55,14 @@ async def upload(
 
     await _all_of(drain() for _ in range(IN_FLIGHT))
     return sent
+
+
+async def missing_of(to: Receiver, chunks: Mapping[ChunkHash, int]) -> list[ChunkHash]:
+    """Those that the node lacks."""
+    missing: list[ChunkHash] = []
+    for hashes in _slices(list(chunks), MAX_HASHES):
+        missing += [chunk for chunk in await to.missing_chunks(hashes) if chunk in chunks]
+    return missing
 
 
 def batches(missing: Iterable[ChunkHash], lengths: Mapping[ChunkHash, int]) -> Iterator[list[ChunkHash]]:

@@ -10,13 +10,14 @@ import uvloop
 
 from gridnode.errors import GridError
 from gridnode.node import Node, read_card
+from gridnode.own_log import LogFile
 from gridnode.settings import Settings
 
 
 def main() -> None:
     """Exit code 0 after a clean stop, 1 when the node cannot start or breaks."""
     settings = Settings()
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
     try:
         uvloop.run(serve(settings))
     except GridError as exc:
@@ -37,22 +38,27 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-def set_up_logging(level: str) -> None:
-    """JSON lines on stdout, one per event, ours and the libraries'."""
+def set_up_logging(settings: Settings) -> None:
+    """JSON lines on stdout and in a file, one per event, ours and the libraries'."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
         structlog.processors.format_exc_info,
     ]
-    handler = logging.StreamHandler(sys.stdout)
     renderer = structlog.processors.JSONRenderer()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    unwritable = None
+    try:
+        handlers.append(LogFile(settings.own_log, settings.log_size, settings.log_files))
+    except OSError as exc:
+        unwritable = exc
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=handlers)
     logging.getLogger("zeroconf").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
@@ -64,6 +70,8 @@ def set_up_logging(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    if unwritable:
+        structlog.get_logger().warning("no log on disk", path=str(settings.own_log), error=str(unwritable))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,9 @@ def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -
 
 
 async def _read_json(request: web.BaseRequest) -> bytes:
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
     body = await request.read()
     if not body:
         return b""

@@ -38,10 +38,12 @@ __all__ = [
     "issue_leaf",
     "mint_card",
     "node_id",
+    "open_secret",
     "operator_credentials",
     "public_key_of",
     "read_leaf",
     "seal",
+    "seal_secret",
     "sign",
     "unseal",
     "verify",
@@ -231,6 +233,26 @@ def unseal(
     if len(stamped) < _STAMP.size or abs(_STAMP.unpack_from(stamped)[0] / 1000 - now) > window:
         return None
     return stamped[_STAMP.size :]
+
+
+def seal_secret(network_key: bytes, name: str, value: bytes, nonce: bytes) -> bytes:
+    """A secret for this grid's nodes, good only under its name (+28 bytes). nonce: 12 random bytes, never reused."""
+    return nonce + _secret_box(network_key).encrypt(nonce, value, _DOMAIN + b"secret " + name.encode())
+
+
+def open_secret(network_key: bytes, name: str, sealed: bytes) -> bytes | None:
+    """The value, or None when it was not sealed with this key under this name."""
+    nonce, box = sealed[:NONCE_SIZE], sealed[NONCE_SIZE:]
+    if len(nonce) < NONCE_SIZE:
+        return None
+    try:
+        return _secret_box(network_key).decrypt(nonce, box, _DOMAIN + b"secret " + name.encode())
+    except InvalidTag:
+        return None
+
+
+def _secret_box(network_key: bytes) -> ChaCha20Poly1305:
+    return ChaCha20Poly1305(_derive(network_key, "ledger secrets"))
 
 
 def _secret_of(gridfile: Gridfile) -> bytes:

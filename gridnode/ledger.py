@@ -11,27 +11,41 @@ from typing import Final
 
 import msgspec
 
+from gridnode import task_bounds
 from gridnode.errors import LedgerError, SignatureInvalid
 from gridnode.identity import public_key_of, sign, verify
-from gridnode.model import Release, TaskSpec
+from gridnode.model import Order, Release, TaskSpec
 
 __all__ = [
     "Digest",
     "Document",
     "Key",
     "Ledger",
+    "SealedSecret",
     "decode_digest",
     "decode_documents",
     "document_hash",
     "encode_digest",
     "encode_documents",
+    "history_name",
+    "newest",
+    "open_order",
     "open_release",
+    "open_sealed",
+    "sign_order",
     "sign_release",
+    "sign_secret",
     "verifier",
 ]
 
 RELEASE: Final = "release"
 CURRENT: Final = "current"
+ORDER: Final = "order"
+SECRET: Final = "secret"
+MAX_SECRET: Final = 64 * 1024
+MAX_HISTORY: Final = 50
+"""Releases a ledger remembers besides the current one."""
+MAX_INSTANCES: Final = 1024
 MAX_DOCUMENTS: Final = 10_000
 MAX_BODY: Final = 1024 * 1024
 MAX_NAME: Final = 255
@@ -40,15 +54,11 @@ MAX_TOTAL: Final = 64 * 1024 * 1024
 MAX_BATCH: Final = 4 * 1024 * 1024
 MAX_SEQUENCE: Final = (1 << 53) - 1
 MAX_TASKS: Final = 1000
-MEMORY_RANGE: Final = (8 * 1024 * 1024, 1 << 40)
-CPU_RANGE: Final = (0.01, 1024.0)
-TIMEOUT_RANGE: Final = (0.001, 86_400.0)
 _OVERHEAD: Final = 256
 _CONTEXT: Final = b"ledger"
 _KIND: Final = re.compile(r"[a-z][a-z0-9-]*")
 _ROOT: Final = re.compile(r"[0-9a-f]{64}")
 _TASK: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
-_RUNTIME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 Key = tuple[str, str]
 """A document's (kind, name)."""
@@ -67,6 +77,13 @@ class Document(msgspec.Struct, frozen=True):
     signature: bytes = b""
 
 
+class SealedSecret(msgspec.Struct, frozen=True):
+    """A secret's document. created: unix seconds; box: identity.seal_secret's."""
+
+    created: int
+    box: bytes
+
+
 class _DigestEntry(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     name: str
@@ -77,6 +94,8 @@ class _DigestEntry(msgspec.Struct, frozen=True, array_like=True):
 _decode_documents = msgspec.msgpack.Decoder(list[Document]).decode
 _decode_digest = msgspec.msgpack.Decoder(list[_DigestEntry]).decode
 _decode_release = msgspec.msgpack.Decoder(Release).decode
+_decode_sealed = msgspec.msgpack.Decoder(SealedSecret).decode
+_decode_order = msgspec.msgpack.Decoder(Order).decode
 
 
 class Ledger:
@@ -126,9 +145,9 @@ class Ledger:
         held = self._documents.get((kind, name))
         return held[0] if held else None
 
-    def documents(self) -> list[Document]:
-        """Everything held, for encode_documents and a file."""
-        return [document for document, _ in self._documents.values()]
+    def documents(self, kind: str = "") -> list[Document]:
+        """Everything held, or all of one kind, for encode_documents and a file."""
+        return [document for document, _ in self._documents.values() if kind in ("", document.kind)]
 
 
 def document_hash(document: Document) -> bytes:
@@ -166,6 +185,17 @@ def decode_documents(raw: bytes, limit: int = MAX_TOTAL) -> list[Document]:
     return documents
 
 
+def newest(documents: Iterable[Document], limit: int = MAX_BATCH) -> list[Document]:
+    """Those of the highest sequences first, as many as `limit` bytes hold."""
+    chosen: list[Document] = []
+    for document in sorted(documents, key=lambda document: -document.sequence):
+        limit -= _size(document)
+        if limit < 0:
+            break
+        chosen.append(document)
+    return chosen
+
+
 def encode_digest(digest: Digest) -> bytes:
     return msgspec.msgpack.encode([(*key, *value) for key, value in digest.items()])
 
@@ -181,19 +211,20 @@ def decode_digest(raw: bytes) -> Digest:
     return {(entry.kind, entry.name): (entry.sequence, entry.hash) for entry in entries}
 
 
-def sign_release(deploy_key: bytes, release: Release) -> Document:
-    """The ledger document of a release, the grid's current one. deploy_key: Ed25519 seed."""
+def history_name(sequence: int) -> str:
+    """Under which name a release stays known after another took over; names come round, so the ledger stays small."""
+    return f"history-{sequence % MAX_HISTORY}"
+
+
+def sign_release(deploy_key: bytes, release: Release, name: str = CURRENT) -> Document:
+    """The ledger document of a release: the grid's current one, or under its history_name. deploy_key: Ed25519 seed."""
     _check_release(release)
-    author = public_key_of(deploy_key).hex()
-    body = msgspec.msgpack.encode(release)
-    unsigned = Document(RELEASE, CURRENT, release.sequence, body, author)
-    _check_bounds(unsigned, signed=False)
-    return msgspec.structs.replace(unsigned, signature=sign(deploy_key, _CONTEXT, _canonical(unsigned)))
+    return _sign(deploy_key, RELEASE, name, release.sequence, msgspec.msgpack.encode(release))
 
 
 def open_release(document: Document) -> Release:
     """The release in a verified document; LedgerError when it is no release or out of bounds."""
-    if (document.kind, document.name) != (RELEASE, CURRENT):
+    if document.kind != RELEASE or document.name not in (CURRENT, history_name(document.sequence)):
         raise LedgerError(f"{document.kind} {document.name!r} is not a release")
     try:
         release = _decode_release(document.body)
@@ -203,6 +234,53 @@ def open_release(document: Document) -> Release:
         raise LedgerError(f"release {release.sequence} in a document of sequence {document.sequence}")
     _check_release(release)
     return release
+
+
+def sign_order(deploy_key: bytes, task: str, order: Order, sequence: int) -> Document:
+    """The ledger document of what an operator wants of a task file, by its name. deploy_key: Ed25519 seed."""
+    _check_order(task, order)
+    return _sign(deploy_key, ORDER, task, sequence, msgspec.msgpack.encode(order))
+
+
+def open_order(document: Document) -> Order:
+    """The order in a verified document, of the task file `document.name`; LedgerError when it is none."""
+    if document.kind != ORDER:
+        raise LedgerError(f"{document.kind} {document.name!r} is not an order")
+    try:
+        order = _decode_order(document.body)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise LedgerError(f"malformed order: {exc}") from exc
+    _check_order(document.name, order)
+    return order
+
+
+def sign_secret(deploy_key: bytes, name: str, sealed: SealedSecret | None, sequence: int) -> Document:
+    """The ledger document of a secret, or of its removal. deploy_key: Ed25519 seed."""
+    document = _sign(deploy_key, SECRET, name, sequence, msgspec.msgpack.encode(sealed) if sealed else b"")
+    open_sealed(document)
+    return document
+
+
+def open_sealed(document: Document) -> SealedSecret | None:
+    """The sealed secret in a verified document, None for a removed one; LedgerError when it is no secret."""
+    try:
+        sealed = _decode_sealed(document.body) if document.body else None
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise LedgerError(f"malformed secret: {exc}") from exc
+    checks = {
+        "kind": document.kind == SECRET,
+        "name": task_bounds.is_secret(document.name),
+        "created": sealed is None or 0 <= sealed.created <= MAX_SEQUENCE,
+        "size": sealed is None or len(sealed.box) <= MAX_SECRET + _OVERHEAD,
+    }
+    _refuse(checks, f"secret {document.name[:64]!r}")
+    return sealed
+
+
+def _sign(deploy_key: bytes, kind: str, name: str, sequence: int, body: bytes) -> Document:
+    unsigned = Document(kind, name, sequence, body, public_key_of(deploy_key).hex())
+    _check_bounds(unsigned, signed=False)
+    return msgspec.structs.replace(unsigned, signature=sign(deploy_key, _CONTEXT, _canonical(unsigned)))
 
 
 def _canonical(document: Document) -> bytes:
@@ -245,22 +323,17 @@ def _check_release(release: Release) -> None:
         _check_task(task)
 
 
-def _check_task(task: TaskSpec) -> None:
+def _check_order(task: str, order: Order) -> None:
     checks = {
-        "name": _TASK.fullmatch(task.name),
-        "file": _is_task_file(task.file),
-        "runtime": _RUNTIME.fullmatch(task.runtime),
-        "memory": MEMORY_RANGE[0] <= task.memory <= MEMORY_RANGE[1],
-        "cpu": CPU_RANGE[0] <= task.cpu <= CPU_RANGE[1],
-        "timeout": TIMEOUT_RANGE[0] <= task.timeout <= TIMEOUT_RANGE[1],
+        "task": _TASK.fullmatch(task),
+        "instances": order.instances is None or 0 <= order.instances <= MAX_INSTANCES,
+        "restarts": 0 <= order.restarts <= MAX_SEQUENCE,
     }
-    _refuse(checks, f"task {task.name[:64]!r}")
+    _refuse(checks, f"order for {task[:64]!r}")
 
 
-def _is_task_file(path: str) -> bool:
-    parts = path.split("/")
-    plain = all(part not in {"", ".", ".."} and len(part.encode()) <= MAX_NAME for part in parts)
-    return plain and len(parts) > 1 and parts[0] == "tasks" and len(path) <= 1024 and path.isprintable()
+def _check_task(task: TaskSpec) -> None:
+    _refuse(dict.fromkeys(task_bounds.refused(task)), f"task {task.name[:64]!r}")
 
 
 def _refuse(checks: Mapping[str, object], what: str) -> None:

@@ -10,27 +10,36 @@ from gridnode.errors import GridError, LedgerError
 from gridnode.ledger import (
     CURRENT,
     MAX_BATCH,
+    ORDER,
     RELEASE,
+    SECRET,
     Document,
     Ledger,
     decode_digest,
     decode_documents,
     encode_digest,
     encode_documents,
+    open_order,
     open_release,
+    open_sealed,
 )
 from gridnode.link.protocol import Link
-from gridnode.model import NodeId, Release
+from gridnode.model import NodeId, Order, Release
 from gridnode.wire import Frame, Op
 
 log = structlog.get_logger()
 
 Tell = Callable[[Op, bytes, NodeId | None], None]
 """Send an event to every linked peer but one."""
+_CHECKS: dict[str, Callable[[Document], object]] = {RELEASE: open_release, ORDER: open_order, SECRET: open_sealed}
+"""What an operator may put is what this version can read, of the kinds it knows."""
 
 
 class LedgerSync:
-    """write: replaces the ledger's file durably, called in a thread; on_release: a newer release is known."""
+    """write: replaces the ledger's file durably, called in a thread; on_release: a newer release is known.
+
+    on_orders: what operators want of tasks, by task file's name; called before on_release, and so is on_secrets.
+    """
 
     def __init__(
         self,
@@ -39,12 +48,16 @@ class LedgerSync:
         write: Callable[[Path, bytes], None],
         tell: Tell,
         on_release: Callable[[Release], None],
+        on_orders: Callable[[dict[str, Order]], None],
+        on_secrets: Callable[[list[Document]], None] = lambda documents: None,
     ) -> None:
         self._path = path
         self._verified = verified
         self._write = write
         self._tell = tell
         self._on_release = on_release
+        self._on_orders = on_orders
+        self._on_secrets = on_secrets
         self._ledger = Ledger()
         self._saving = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
@@ -64,18 +77,32 @@ class LedgerSync:
         document = self._ledger.latest(RELEASE, CURRENT)
         return open_release(document) if document else None
 
-    def documents(self) -> list[Document]:
-        return self._ledger.documents()
+    @property
+    def orders(self) -> dict[str, Order]:
+        """What operators want of tasks, by task file's name."""
+        orders = {}
+        for document in self._ledger.documents(ORDER):
+            try:
+                orders[document.name] = open_order(document)
+            except LedgerError as exc:
+                log.error("an order cannot be read by this version", task=document.name, error=exc.message)
+        return orders
+
+    def documents(self, kind: str = "") -> list[Document]:
+        """All of them, or those of one kind."""
+        return self._ledger.documents(kind)
 
     async def put(self, document: Document) -> None:
         """Take a document from an operator: on disk before this returns; LedgerError when one as new is held."""
-        if document.kind == RELEASE:
-            open_release(document)
+        check = _CHECKS.get(document.kind)
+        if check:
+            check(document)
         held = self._ledger.latest(document.kind, document.name)
         if held and held != document and held.sequence >= document.sequence:
+            again = "deployed in the meantime: deploy" if document.kind == RELEASE else "was quicker: look, then do it"
             raise LedgerError(
                 f"{document.kind} {document.sequence} is not newer than {held.sequence}, which the grid has",
-                hint="somebody deployed in the meantime: deploy again",
+                hint=f"somebody {again} again",
             )
         self._merge([document], None)
         await self._save()
@@ -104,6 +131,8 @@ class LedgerSync:
         return accepted
 
     def _follow(self) -> None:
+        self._on_secrets(self._ledger.documents(SECRET))
+        self._on_orders(self.orders)
         try:
             release = self.release
         except LedgerError as exc:

@@ -26,6 +26,7 @@ class MembershipLimits:
     gossip_every: float = 5.0
     max_members: int = 1024
     max_addresses: int = 4096
+    """In all; a sixty-fourth of it for one node."""
     dials_at_once: int = 32
     """Started in one tick: what a peer tells must not make this node a flood."""
 
@@ -169,13 +170,17 @@ class Membership:
             return
         known = self._addresses.get(sighting.address)
         if known is None:
-            if len(self._addresses) >= self.limits.max_addresses and not seed:
+            if not seed and (len(self._addresses) >= self.limits.max_addresses or self._has_many(sighting.node)):
                 return
             self._addresses[sighting.address] = _Address(sighting.node, seed, self._first_dial(sighting.node, now))
         elif not known.is_self:
-            if not self._is_at(known.node, sighting.address):
+            if not known.seed and not self._is_at(known.node, sighting.address):
                 known.node = sighting.node or known.node
             known.seed |= seed
+
+    def _has_many(self, node: NodeId | None) -> bool:
+        """Whether as many addresses as a node may have are known of it: no single one fills the table."""
+        return sum(known.node == node for known in self._addresses.values()) >= self.limits.max_addresses // 64
 
     def _is_at(self, node: NodeId | None, address: Address) -> bool:
         """Whether the node itself says so, which no other's word replaces."""

@@ -32,7 +32,10 @@ from gridnode.wire import Frame, Op
 
 log = structlog.get_logger()
 
-_MAX_SIGHTINGS = 4096
+_MAX_SIGHTINGS = 1024
+_COMPARE_EVERY = 10.0
+_TOLD_WITHIN = 1.0
+_CLOSED_WITHIN = 1.0
 
 
 class Mesh:
@@ -57,6 +60,8 @@ class Mesh:
         self._on_link = on_link
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
+        self._compare_due = self._loop.time() + _COMPARE_EVERY
+        self._compare_turn = 0
         self._dials: set[asyncio.Task[None]] = set()
 
     # -- this node --------------------------------------------------------------------------------------------------
@@ -95,19 +100,51 @@ class Mesh:
     async def run(self, tick: float) -> None:
         """Until cancelled: let time pass for membership and links."""
         while True:
-            self._links.tick(self._loop.time())
-            if self._told != self._record.revision:
-                self._tell_record()
-            self._handle(Tick())
+            try:
+                self._pass_time()
+            except Exception:
+                log.exception("a tick of the mesh failed")
             await asyncio.sleep(tick)
 
+    def _pass_time(self) -> None:
+        now = self._loop.time()
+        self._links.tick(now)
+        if self._told != self._record.revision:
+            self._tell_record()
+        self._handle(Tick())
+        if now >= self._compare_due:
+            self._compare_due = now + _COMPARE_EVERY
+            self._compare_with_one()
+
+    def _compare_with_one(self) -> None:
+        """Show our ledger to one peer, each in turn: what an event lost is made good."""
+        linked = sorted(node for node, link in self._links if link.is_open)
+        if linked:
+            self._compare_turn += 1
+            link = self._links.get(linked[self._compare_turn % len(linked)])
+            if link:
+                self._on_link(link)
+
+    async def drain(self) -> None:
+        """Tell peers to place no more calls here; returns once each has taken it in, or has not answered for long."""
+        self.update(at_once=True, draining=True)
+        # What was sent on a link is read in order: an answer to this proves that the record was read before.
+        asked = [link.request(Op.RELEASE_STATUS, timeout=_TOLD_WITHIN) for _, link in self._links if link.is_open]
+        await asyncio.gather(*asked, return_exceptions=True)
+
     async def leave(self) -> None:
-        """Say goodbye and close every link."""
-        for dial in self._dials:
+        """Say goodbye and close every link, when what was queued on it has been sent."""
+        dials = list(self._dials)
+        for dial in dials:
             dial.cancel()
-        for _, link in self._links:
+        if dials:
+            await asyncio.wait(dials)
+        links = [link for _, link in self._links]
+        for link in links:
             link.event(Op.LEAVE)
         self._links.close()
+        if links:
+            await asyncio.wait([asyncio.ensure_future(link.wait_closed()) for link in links], timeout=_CLOSED_WITHIN)
 
     def tell(self, op: Op, body: bytes, but: NodeId | None = None) -> None:
         """Send an event to every linked peer, except `but`."""
@@ -180,6 +217,9 @@ class Mesh:
             await link.wait_open()
         except GridError as exc:
             log.debug("dial failed", address=str(address), error=exc.message)
+            self._handle(DialFailed(address))
+        except Exception:
+            log.exception("dial failed", address=str(address))
             self._handle(DialFailed(address))
 
     def _tell_record(self) -> None:

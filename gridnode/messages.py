@@ -1,13 +1,18 @@
 """Bodies of hellos (JSON) and of control ops (msgpack): what each op carries and answers.
 
 op              request                     reply                       asked by
+INVOKE          the argument; CallMeta      the result; ReplyMeta       operator, node
+INVOKE          the argument; NestedMeta    the result                  a sandbox, of its node
 NODES           -                           tuple[Member]               operator
 RELEASE_STATUS  NodeId or nothing           ReleaseReport               operator, node
+PROCESSES       task file or nothing        tuple[ProcessReport]        operator
+PROCESSES       task file or nothing        ProcessReport               node
+LOGS            LogQuery                    LogReply                    operator, node
 LEDGER_PUT      Document                    -                           operator
-LEDGER_GET      -                           tuple[Document]             operator
+LEDGER_GET      kind or nothing             tuple[Document], new first  operator
 CHUNKS_MISSING  tuple[ChunkHash]            tuple[ChunkHash]            operator
 CHUNKS_PUT      tuple[ChunkPart]            -                           operator
-CHUNKS_GET      tuple[ChunkHash]            tuple[ChunkPart]            node
+CHUNKS_GET      tuple[ChunkHash]            tuple[ChunkPart]            operator, node
 events between nodes: RECORD NodeRecord · GOSSIP tuple[Sighting] · LEDGER_DIGEST · LEDGER_DOCUMENTS · LEAVE
 """
 
@@ -16,20 +21,32 @@ from typing import Any, TypeVar
 import msgspec
 
 from gridnode.errors import BodyInvalid
-from gridnode.model import ChunkHash, InstanceId, NodeId, NodeRecord
+from gridnode.model import ChunkHash, InstanceId, LogLine, MemberState, NodeId, NodeRecord, Process, ReleaseStatus
 
 T = TypeVar("T")
 
 MAX_ADDRESSES = 64
 MAX_TASKS = 4096
+MAX_STATUS_ERROR = 4096
 MAX_TEXT = 255
 """Characters of any name in a record."""
 MAX_HASHES = 8192
 """Hashes in one CHUNKS_MISSING."""
 MAX_GET = 64
 """Hashes in one CHUNKS_GET."""
+MAX_PROCESSES = 4096
+"""Instances in one node's ProcessReport."""
+MAX_WHY = 4096
+"""Characters of why an instance ended."""
 MAX_PARTS_SIZE = 1024 * 1024
 """Payload bytes after which a chunk reply or upload is closed; one chunk may exceed it."""
+
+MAX_LOG_LINES = 10_000
+MAX_LOG_SIZE = 1024 * 1024
+"""Bytes of text in one LogReply."""
+MAX_LOG_CURSORS = 4096
+OWN_LOG = "@node"
+"""In place of a task file's name: what gridnode itself logs."""
 
 
 class Hello(msgspec.Struct, omit_defaults=True):
@@ -41,11 +58,21 @@ class Hello(msgspec.Struct, omit_defaults=True):
 
 
 class CallMeta(msgspec.Struct, omit_defaults=True):
-    """Metadata of an INVOKE. id: the invocation's; node: where an operator wants it run, id, prefix or name."""
+    """Metadata of an INVOKE. id: the invocation's; node: where an operator wants it run, id, prefix or name.
+
+    depth: how many tasks called tasks to get here.
+    """
 
     id: str = ""
     attempt: int = 1
     node: str = ""
+    depth: int = 0
+
+
+class NestedMeta(msgspec.Struct):
+    """Metadata of an INVOKE out of a sandbox. parent: the id of the call that it serves."""
+
+    parent: int
 
 
 class ReplyMeta(msgspec.Struct, omit_defaults=True):
@@ -57,6 +84,20 @@ class ReplyMeta(msgspec.Struct, omit_defaults=True):
     attempts: int = 1
 
 
+class ProcessReport(msgspec.Struct, frozen=True):
+    """One node's instances, as another node was told. state: the member's; error: why the node did not say.
+
+    orders: by task file's name, the sequence of the order that the node follows.
+    """
+
+    node: NodeId
+    name: str
+    state: MemberState = MemberState.ALIVE
+    processes: tuple[Process, ...] = ()
+    orders: dict[str, int] = {}
+    error: str = ""
+
+
 class ChunkPart(msgspec.Struct, frozen=True, array_like=True):
     """One chunk as it travels. codec, length and payload as in sync.chunk.EncodedChunk."""
 
@@ -64,6 +105,30 @@ class ChunkPart(msgspec.Struct, frozen=True, array_like=True):
     codec: int
     length: int
     payload: bytes
+
+
+class LogQuery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which lines of a node: the newest `lines` later than `since`, unix nanoseconds.
+
+    task: a task file's name, all with nothing, gridnode's own with OWN_LOG; instance: one of them.
+    after: how far the lines of an instance are known, in place of `since`; seen: `now` of the reply that told so.
+    """
+
+    task: str = ""
+    instance: str = ""
+    since: int = 0
+    lines: int = 1000
+    after: dict[str, int] = {}
+    seen: int = 0
+
+
+class LogReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Lines by time. now: the node's clock; cut: older ones were left out; error: why others are missing."""
+
+    lines: tuple[LogLine, ...] = ()
+    now: int = 0
+    cut: bool = False
+    error: str = ""
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -91,10 +156,38 @@ def decode_record(body: bytes) -> NodeRecord:
 def check_record(record: NodeRecord) -> None:
     """Raises BodyInvalid for a record that would take more of our memory than an honest one."""
     texts = (record.id, record.name, record.version, *(address.host for address in record.addresses))
+    numbers = (record.incarnation, record.revision, record.started, record.load.in_flight, record.load.capacity)
+    if any(not 0 < address.port < 65536 for address in record.addresses) or not _are_counts(*numbers):
+        raise BodyInvalid("a record with a number out of bounds")
+    if record.release:
+        check_status(record.release)
     if len(record.addresses) > MAX_ADDRESSES or len(record.tasks) > MAX_TASKS:
         raise BodyInvalid(f"a record with {len(record.addresses)} addresses and {len(record.tasks)} tasks")
     if any(len(text) > MAX_TEXT or not text.isprintable() for text in (*texts, *record.tasks)):
         raise BodyInvalid("a record with a name that is too long or not printable")
+
+
+def check_status(status: ReleaseStatus) -> None:
+    """Raises BodyInvalid for a release status that no node would send."""
+    if not _are_counts(status.sequence, status.have, status.total):
+        raise BodyInvalid("a release status with a number out of bounds")
+    if len(status.root) != 64 or len(status.error) > MAX_STATUS_ERROR:
+        raise BodyInvalid("a release status with a text out of bounds")
+
+
+def _are_counts(*numbers: int) -> bool:
+    return all(0 <= number < 1 << 53 for number in numbers)
+
+
+def decode_processes(body: bytes) -> ProcessReport:
+    """A peer's own report within its bounds; raises BodyInvalid."""
+    report = decode(body, ProcessReport)
+    if len(report.processes) > MAX_PROCESSES or len(report.orders) > MAX_TASKS:
+        raise BodyInvalid(f"a report of {len(report.processes)} processes and {len(report.orders)} orders")
+    for one in report.processes:
+        if max(len(one.task), len(one.file), len(one.state), len(one.instance or "")) > 1024 or len(one.why) > MAX_WHY:
+            raise BodyInvalid("a report of a process with a text that is too long")
+    return report
 
 
 def decode_call_meta(meta: bytes) -> CallMeta:
@@ -103,6 +196,16 @@ def decode_call_meta(meta: bytes) -> CallMeta:
         return msgspec.json.decode(meta, type=CallMeta) if meta else CallMeta()
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise BodyInvalid(f"malformed call metadata: {exc}") from exc
+
+
+def decode_log_query(body: bytes) -> LogQuery:
+    """Nothing is a default LogQuery; raises BodyInvalid on garbage and past the bounds."""
+    query = decode(body, LogQuery) if body else LogQuery()
+    if not 0 < query.lines <= MAX_LOG_LINES or len(query.after) > MAX_LOG_CURSORS:
+        raise BodyInvalid(f"{query.lines} lines with {len(query.after)} cursors are too many, or none")
+    if any(len(text) > MAX_TEXT for text in (query.task, query.instance, *query.after)):
+        raise BodyInvalid("a name in a query for lines is too long")
+    return query
 
 
 def encode(value: Any) -> bytes:

@@ -108,6 +108,16 @@ class Process(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line of output. time: unix nanoseconds; stream: stdout or stderr, a level where task is gridnode itself."""
+
+    time: int
+    task: str
+    instance: str
+    stream: str
+    text: str
+
+
 class Release(msgspec.Struct, frozen=True):
     """What a deploy publishes. sequence: the ledger's, only ever grows; created: unix seconds."""
 
@@ -147,7 +157,10 @@ class ReleaseReport(msgspec.Struct, frozen=True):
 
 
 class NodeRecord(msgspec.Struct, frozen=True):
-    """What a node says of itself; a higher (incarnation, version of record) replaces a lower one."""
+    """What a node says of itself; a higher (incarnation, version of record) replaces a lower one.
+
+    draining: it is about to go and takes no new calls.
+    """
 
     id: NodeId
     name: str
@@ -159,6 +172,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     load: Load = Load()
     release: ReleaseStatus | None = None
     tasks: tuple[TaskName, ...] = ()
+    draining: bool = False
 
 
 class MemberState(enum.StrEnum):

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -17,7 +18,8 @@ from gridnode.errors import CardInvalid, LinkClosed, SandboxError
 from gridnode.files import node_key, write_durably
 from gridnode.gridfile import Card, parse_address, parse_card, parse_gridfile
 from gridnode.identity import PeerIdentity, authority_of, issue_leaf, mint_card, seal, unseal
-from gridnode.ledger import verifier
+from gridnode.kept_logs import KeptLogs
+from gridnode.ledger import ORDER, verifier
 from gridnode.ledger_sync import LedgerSync
 from gridnode.link import LinkEnd, LinkLimits
 from gridnode.link.client import RemoteInvoker, dial
@@ -25,16 +27,24 @@ from gridnode.link.pool import BulkLinks, LinkPool
 from gridnode.link.protocol import Link
 from gridnode.link.server import BulkEnd, LinkServer
 from gridnode.link.tls import client_context, peer_identity, server_context
+from gridnode.logs import Logs
 from gridnode.membership import Membership, MembershipLimits
 from gridnode.mesh import Mesh
+from gridnode.messages import MAX_LOG_SIZE
 from gridnode.model import Address, NodeId, NodeRecord, Release, ReleaseState, ReleaseStatus, Sighting, TaskName
 from gridnode.operations import Operations, invokes
+from gridnode.own_log import read_own_log
+from gridnode.processes import Processes
 from gridnode.router import Router, Target
 from gridnode.sandbox.docker import DockerSandbox
+from gridnode.sandbox.nested import Onward
 from gridnode.sandbox.place import Place
 from gridnode.sandbox.pool import Pool
 from gridnode.sandbox.roster import RestartPolicy
+from gridnode.sandbox.runtime_files import lay_out
+from gridnode.sandbox.spec import SANDBOX_USER
 from gridnode.sandbox.task_pool import PoolLimits
+from gridnode.secrets import Secrets
 from gridnode.settings import Settings
 from gridnode.sync.disk import ReleaseDisk
 from gridnode.sync.release import Releases
@@ -52,7 +62,7 @@ def read_card(settings: Settings) -> Card:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as exc:
-        hint = "make one with `gridctl card NAME > Card`, mode 0600; GRIDNODE_CARD says where it is"
+        hint = "make one with `gridctl card NAME -o Card`; GRIDNODE_CARD says where it is"
         raise CardInvalid(f"{path}: {exc}", hint=hint) from exc
     if path.stat().st_mode & 0o077:
         log.warning("others on this server can read the grid's secrets", path=str(path), hint=f"chmod 600 {path}")
@@ -75,6 +85,7 @@ class Node:
         self._settings = settings
         self._card = card
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.data_dir.chmod(0o700)  # an engine that made it for a mount left it open to all
         self._credentials = issue_leaf(card, node_key(settings.data_dir / "node.key"), time.time())
         self.id = self._credentials.node
         self._server_context = server_context(self._credentials)
@@ -82,6 +93,7 @@ class Node:
         self._link_limits = LinkLimits()
         self._timeouts: dict[str, float] = {}
         self._router = Router(self._targets)
+        self._secrets = Secrets(card.network_key, SANDBOX_USER)
         self._links = LinkPool(self.id, settings.silent_after)
         self._bulk = BulkLinks(lambda address: self._dial(address, BulkEnd()))
         membership = Membership(self.id, MembershipLimits(suspect_after=settings.suspect_after))
@@ -96,25 +108,27 @@ class Node:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then leave the grid and stop every sandbox."""
+        """Serve until `stop` is set, then let calls finish and leave the grid; sandboxes go on for the next life."""
         async with AsyncExitStack() as stack:
             store = DiskChunkStore(self._settings.data_dir)
             stack.callback(store.close)
-            sandbox = DockerSandbox(self.id)
+            settings = self._settings
+            kept = KeptLogs(settings.log_dir / "tasks", settings.kept_log_size, settings.kept_logs_size)
+            sandbox = DockerSandbox(self.id, keep=kept.keep)
+            self._logs = Logs(sandbox, kept.read, partial(read_own_log, settings.own_log, 2 * MAX_LOG_SIZE))
             stack.push_async_callback(sandbox.close)
             self._pool = await self._open_pool(sandbox)
-            stack.push_async_callback(self._pool.close)
+            stack.push_async_callback(self._pool.leave)
             disk = ReleaseDisk(store, self._settings.data_dir)
             self._releases = Releases(self.id, disk, self._pool, self._fetcher(store), self._on_status)
             self._ledger = self._open_ledger()
+            self._ledger.load()
             self._server = self._open_server(store)
             stack.push_async_callback(self._mesh.leave)
             stack.callback(self._bulk.close)
             await self._listen(stack)
             await self._serve_api(stack)
-            await self._discover(stack)
-            self._ledger.load()
-            await self._run_jobs(disk.load_active(), stop)
+            await self._run_jobs(disk.load_active(), stack, stop)
 
     # -- putting together -------------------------------------------------------------------------------------------
 
@@ -131,6 +145,7 @@ class Node:
             cancel_grace=settings.cancel_grace,
             stop_grace=settings.stop_grace,
             drain_timeout=settings.drain_timeout,
+            adopt_timeout=settings.adopt_timeout,
             restarts=RestartPolicy(settings.restart_first, settings.restart_last),
             start_timeout=settings.start_timeout,
             starts_at_once=settings.starts_at_once,
@@ -140,9 +155,12 @@ class Node:
             raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
         run_dir = settings.run_dir / self.id[:8]
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = Place(self.id, settings.name, self._card.tag, image, run_dir)
-        pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks)
-        await pool.reap()
+        runtimes = await asyncio.to_thread(lay_out, settings.data_dir / "runtimes")
+        secret_files, node_image = self._secrets.mount, settings.node_image
+        place = Place(self.id, settings.name, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
+        onward = Onward(self._router.route, self._timeout_of)
+        pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks, onward)
+        await pool.find()
         return pool
 
     def _open_ledger(self) -> LedgerSync:
@@ -152,12 +170,22 @@ class Node:
             write_durably,
             self._mesh.tell,
             self._on_release,
+            self._pool.order,
+            self._secrets.follow,
         )
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
         chunks = ChunkOps(store)
+        processes = Processes(self.id, self._mesh.members, self._links.get, self._pool.processes, self._order_sequences)
         operations = Operations(
-            self.id, self._mesh.members, self._links.get, self._releases.report, self._ledger, chunks
+            self.id,
+            self._mesh.members,
+            self._links.get,
+            self._releases.report,
+            self._ledger,
+            chunks,
+            processes,
+            self._logs.answer,
         )
         routes = invokes(self._pool, self._router)
         return LinkServer(self._mesh, operations.table(), routes, self._timeout_of, self._settings.max_call_timeout)
@@ -189,7 +217,7 @@ class Node:
             self._mesh.members,
             lambda: self._router.tasks,
         )
-        runner = web.ServerRunner(api.server())
+        runner = web.ServerRunner(api.server(), shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", self._settings.api_port).start()
@@ -214,16 +242,32 @@ class Node:
             return
         stack.push_async_callback(mdns.close)
 
-    async def _run_jobs(self, resume: Release | None, stop: asyncio.Event) -> None:
+    async def _run_jobs(self, resume: Release | None, stack: AsyncExitStack, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             jobs = [
-                group.create_task(self._mesh.run(self._settings.tick), name="mesh"),
                 group.create_task(self._releases.run(resume), name="releases"),
+                group.create_task(self._mesh.run(self._settings.tick), name="mesh"),
                 group.create_task(self._report_load(), name="load"),
+                group.create_task(self._pool.sweep(), name="sweep"),
             ]
+            await self._discover(stack)  # announcing takes a second or two: what served before serves meanwhile
             await stop.wait()
+            jobs[0].cancel()
+            await self._drain()
             for job in jobs:
                 job.cancel()
+
+    async def _drain(self) -> None:
+        """Let no more calls in, and those inside finish, for at most leave_timeout."""
+        log.info("draining")
+        self._pool.drain()
+        try:
+            async with asyncio.timeout(self._settings.leave_timeout):
+                await self._mesh.drain()
+                await self._pool.finished()
+                await self._router.drained()
+        except TimeoutError:
+            log.warning("leaving with calls inside", calls=self._pool.load.in_flight)
 
     # -- what happens -----------------------------------------------------------------------------------------------
 
@@ -249,6 +293,9 @@ class Node:
         self._timeouts = {task.name: task.timeout for task in release.tasks}
         self._releases.follow(release)
 
+    def _order_sequences(self) -> dict[str, int]:
+        return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
+
     def _timeout_of(self, task: TaskName) -> float:
         stem = task.rpartition(".")[0]
         return self._timeouts.get(task) or self._timeouts.get(stem) or self._settings.call_timeout
@@ -261,8 +308,10 @@ class Node:
         self._mesh.update(at_once, release=status, tasks=self._pool.tasks)
         if status.state is ReleaseState.ACTIVE:
             self._bulk.close()
+            self._pool.order(self._ledger.orders)  # those that came while it was being prepared
 
     async def _report_load(self) -> None:
         while True:
             self._mesh.update(load=self._pool.load)
+            self._server.tick(asyncio.get_running_loop().time())
             await asyncio.sleep(self._settings.tick)

@@ -1,25 +1,26 @@
 """What a node answers to whom: the control ops by role, and the two ways an INVOKE may go."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gridnode import messages
 from gridnode.errors import CallTimeout, LedgerError, NodeNotFound
-from gridnode.ledger import Document, decode_documents, encode_documents
+from gridnode.ledger import Document, decode_documents, encode_documents, newest
 from gridnode.link import Cancel
 from gridnode.link.protocol import Link
 from gridnode.link.server import Answer, Invoke
 from gridnode.model import Done, Invocation, Member, NodeId, ReleaseReport, Role
+from gridnode.processes import Processes
 from gridnode.router import Router
 from gridnode.sandbox.pool import Pool
 from gridnode.sync.transfer import ChunkOps
 from gridnode.wire import Frame, Op
 
-_STATUS_TIMEOUT = 5.0
+_PEER_TIMEOUT = 5.0
 
 
 class Ledger(Protocol):
-    def documents(self) -> list[Document]: ...
+    def documents(self, kind: str = "") -> list[Document]: ...
     async def put(self, document: Document) -> None: ...
 
 
@@ -34,6 +35,8 @@ class Operations:
         report: Callable[[], ReleaseReport],
         ledger: Ledger,
         chunks: ChunkOps,
+        processes: Processes,
+        logs: Callable[[bytes], Awaitable[bytes]],
     ) -> None:
         self._me = me
         self._members = members
@@ -41,18 +44,25 @@ class Operations:
         self._report = report
         self._ledger = ledger
         self._chunks = chunks
+        self._processes = processes
+        self._logs = logs
 
     def table(self) -> dict[tuple[Role, int], Answer]:
         """Every control op a role may ask for; whatever is not here is refused."""
         return {
             (Role.OPERATOR, Op.NODES): self._nodes,
             (Role.OPERATOR, Op.RELEASE_STATUS): self._release_status,
+            (Role.OPERATOR, Op.PROCESSES): self._processes.everywhere,
+            (Role.OPERATOR, Op.LOGS): self._logs_of,
             (Role.OPERATOR, Op.LEDGER_GET): self._ledger_get,
             (Role.OPERATOR, Op.LEDGER_PUT): self._ledger_put,
             (Role.OPERATOR, Op.CHUNKS_MISSING): lambda frame: self._chunks.missing(frame.body),
             (Role.OPERATOR, Op.CHUNKS_PUT): lambda frame: self._chunks.take(frame.body),
+            (Role.OPERATOR, Op.CHUNKS_GET): lambda frame: self._chunks.give(frame.body),
             (Role.NODE, Op.CHUNKS_GET): lambda frame: self._chunks.give(frame.body),
             (Role.NODE, Op.RELEASE_STATUS): self._own_status,
+            (Role.NODE, Op.PROCESSES): self._processes.here,
+            (Role.NODE, Op.LOGS): self._own_logs,
         }
 
     async def _nodes(self, frame: Frame) -> bytes:
@@ -65,16 +75,28 @@ class Operations:
         node = NodeId(frame.name)
         if node in ("", self._me):
             return messages.encode(self._report())
+        return await self._ask(node, Op.RELEASE_STATUS)
+
+    async def _own_logs(self, frame: Frame) -> bytes:
+        return await self._logs(frame.body)
+
+    async def _logs_of(self, frame: Frame) -> bytes:
+        if frame.name in ("", self._me):
+            return await self._logs(frame.body)
+        return await self._ask(NodeId(frame.name), Op.LOGS, frame.body)
+
+    async def _ask(self, node: NodeId, op: Op, body: bytes = b"") -> bytes:
+        """A peer's answer; NodeNotFound when it is not linked, CallTimeout when there is none in time."""
         link = self._peer(node)
         if link is None:
             raise NodeNotFound(f"{node[:12]} is not linked to this node")
         try:
-            return await link.request(Op.RELEASE_STATUS, timeout=_STATUS_TIMEOUT)
+            return await link.request(op, body, timeout=_PEER_TIMEOUT)
         except TimeoutError as exc:
-            raise CallTimeout(f"{node[:12]} did not answer within {_STATUS_TIMEOUT:g} s") from exc
+            raise CallTimeout(f"{node[:12]} did not answer within {_PEER_TIMEOUT:g} s") from exc
 
     async def _ledger_get(self, frame: Frame) -> bytes:
-        return encode_documents(self._ledger.documents())
+        return encode_documents(newest(self._ledger.documents(frame.name)))
 
     async def _ledger_put(self, frame: Frame) -> bytes:
         documents = decode_documents(frame.body)

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
-from gridnode.errors import CallTimeout, GridError, NodeNotFound, NoNode, TaskNotFound
+from gridnode.errors import CallTimeout, GridError, NodeNotFound, NoNode, NotReady, TaskNotFound
 from gridnode.link import Cancel, Invoker
 from gridnode.model import Done, Invocation, NodeId, NodeRecord, Outcome, TaskName
 from gridnode.placement import Candidate, rank
@@ -18,13 +18,14 @@ _MAX_ATTEMPTS = 8
 class Target:
     """A node that can be called now: this one, or a linked peer that is alive."""
 
-    __slots__ = ("invoker", "load", "name", "node", "tasks")
+    __slots__ = ("draining", "invoker", "load", "name", "node", "tasks")
 
     def __init__(self, record: NodeRecord, invoker: Invoker) -> None:
         self.node = record.id
         self.name = record.name
         self.load = record.load
         self.tasks = record.tasks
+        self.draining = record.draining
         self.invoker = invoker
 
 
@@ -37,12 +38,18 @@ class Router:
         self._by_task: dict[TaskName, list[Target]] = {}
         self._in_flight: dict[NodeId, int] = {}
         self._turns: dict[TaskName, int] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._stale = True
         self._loop = asyncio.get_running_loop()
 
     def refresh(self) -> None:
         """Membership, loads or releases have changed."""
         self._stale = True
+
+    async def drained(self) -> None:
+        """Wait until no call is under way."""
+        await self._idle.wait()
 
     @property
     def tasks(self) -> list[TaskName]:
@@ -73,9 +80,12 @@ class Router:
             self._turns = {task: turn for task, turn in self._turns.items() if task in self._by_task}
 
     def _order(self, task: TaskName) -> list[NodeId]:
-        targets = self._by_task.get(task)
-        if not targets:
+        serving = self._by_task.get(task)
+        if not serving:
             raise self._no_such_task(task)
+        targets = [target for target in serving if not target.draining]
+        if not targets:
+            raise NotReady(f"every node that serves {task} is going down")
         turn = self._turns.get(task, 0)
         self._turns[task] = turn + 1
         return rank([self._candidate(target) for target in targets], turn, random.getrandbits(16))
@@ -113,8 +123,11 @@ class Router:
         left = self._in_flight.get(node, 0) + change
         if left > 0:
             self._in_flight[node] = left
+            self._idle.clear()
         else:
             self._in_flight.pop(node, None)
+            if not self._in_flight:
+                self._idle.set()
 
     def name(self, node: NodeId | None) -> str:
         target = self._targets.get(node) if node else None

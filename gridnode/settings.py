@@ -28,8 +28,16 @@ class Settings(BaseSettings):
     mdns: bool = True
 
     sandbox_image: str = ""
-    """Image of the Python runtime; empty: the one gridnode itself runs from."""
+    """Image of Python tasks and programs; empty: the one gridnode itself runs from."""
+    node_image: str = "gridcontrol/runtime-node:latest"
+    """Image of JavaScript tasks: scripts/image --node makes it."""
     log_level: str = "info"
+    log_size: int = Field(default=2 * 1024 * 1024, ge=64 * 1024)
+    log_files: int = Field(default=3, ge=1)
+    """gridnode's own log on disk: bytes of one file, and how many."""
+    kept_log_size: int = Field(default=256 * 1024, ge=64 * 1024)
+    kept_logs_size: int = Field(default=16 * 1024 * 1024, ge=64 * 1024)
+    """Bytes for the last lines of instances that are gone: of one task file, and of all."""
 
     call_timeout: float = Field(default=30.0, gt=0)
     max_call_timeout: float = Field(default=3600.0, gt=0)
@@ -38,6 +46,10 @@ class Settings(BaseSettings):
     cancel_grace: float = 1.0
     start_timeout: float = 60.0
     drain_timeout: float = 30.0
+    adopt_timeout: float = 3.0
+    """How long a sandbox of an earlier life may take to dial again."""
+    leave_timeout: float = 8.0
+    """How long calls inside may take to finish once the node is told to stop; docker stop waits 10 s by default."""
     stop_grace: float = 2.0
     restart_first: float = 0.1
     restart_last: float = 15.0
@@ -48,3 +60,11 @@ class Settings(BaseSettings):
     suspect_after: float = 1.75
     fetch_timeout: float = 20.0
     fetches_at_once: int = 4
+
+    @property
+    def log_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def own_log(self) -> Path:
+        return self.log_dir / "gridnode.log"

@@ -125,7 +125,8 @@ class Grid:
     def drop(self, node: Node) -> None:
         """Stop a node and forget it."""
         self.stop(node)
-        docker("rm", "-f", "-v", node.container)
+        sandboxes = engine.containers(f"{engine.NODE}={node.id}")
+        engine.remove_containers([node.container, *sandboxes])
         del self.nodes[node.name]
         self._write_seeds()
 

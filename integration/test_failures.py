@@ -35,8 +35,8 @@ def test_a_killed_node_is_gone_while_calls_go_on_and_catches_up_when_it_is_back(
     until(lambda: _serves(grid, "node-3", report["root"]), PATIENCE, "node-3 serves the release it missed")
     called = grid.gridctl("invoke", "probe.version", "--node", "node-3")
     assert (called.returncode, called.stdout.strip()) == (0, "7")
-    assert inspect(*orphans) == []
-    assert len(list((lost.directory / "run").glob("*/*"))) == 2, "the orphans' sockets are gone too"
+    until(lambda: inspect(*orphans) == [], 10, "what no longer fits the release is removed")
+    until(lambda: len(list((lost.directory / "run").glob("*/*"))) == 2, 10, "the orphans' sockets are gone too")
     until(grid.is_full_mesh, PATIENCE, "a full mesh")
 
 
@@ -50,8 +50,8 @@ def test_a_stopped_node_says_goodbye_and_no_call_fails(grid: Grid) -> None:
         assert _state(grid, "node-2") == "left"
         _go_on(load)
     assert leaving.exit_code == 0
-    assert grid.sandboxes(leaving) == []
-    _only_those_inside_failed(load)
+    assert len(grid.sandboxes(leaving)) == project.TASK_FILES, "they wait for its next life"
+    assert not load.errors
 
 
 def test_an_instance_that_is_killed_is_restarted_and_answers_again(grid: Grid, node: Node) -> None:

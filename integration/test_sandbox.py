@@ -166,7 +166,8 @@ async def test_what_docker_inspect_says(sandbox: DockerSandbox, place: Place) ->
     assert host["RestartPolicy"]["Name"] == "no"
     assert (host["Privileged"], host["CapAdd"], host["Devices"] or None, host["Binds"]) == (False, None, None, None)
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}
-    assert {(m["Destination"], m["RW"]) for m in row["Mounts"]} == {("/task", False), ("/run/grid", False)}
+    mounts = {("/task", False), ("/run/grid", False), ("/usr/lib/gridnode/runtimes", False)}
+    assert {(m["Destination"], m["RW"]) for m in row["Mounts"]} == mounts
     assert (config["User"], config["Healthcheck"]["Test"]) == ("65534:65534", ["NONE"])
     assert "Health" not in row["State"]
     assert "docker.sock" not in json.dumps(row)

@@ -17,11 +17,15 @@ from gridnode.ledger import (
     document_hash,
     encode_digest,
     encode_documents,
+    history_name,
+    newest,
+    open_order,
     open_release,
+    sign_order,
     sign_release,
     verifier,
 )
-from gridnode.model import Release, Root, TaskSpec
+from gridnode.model import Order, Release, Root, TaskSpec
 
 SEED = b"s" * 32
 VERIFIED = verifier(public_key_of(SEED))
@@ -205,6 +209,73 @@ def test_a_body_that_is_no_release_is_refused() -> None:
     for change in ({"body": b"\xc1"}, {"body": b""}, {"sequence": 3}, {"kind": "scale"}, {"name": "other"}):
         with pytest.raises(LedgerError):
             open_release(msgspec.structs.replace(good, **change))
+
+
+@pytest.mark.parametrize("sequence", [1, 49, 50, 51, 1234])
+def test_a_release_can_lie_under_its_name_in_history(sequence: int) -> None:
+    signed = sign_release(SEED, release(sequence), history_name(sequence))
+    assert open_release(signed) == release(sequence)
+    with pytest.raises(LedgerError):
+        open_release(msgspec.structs.replace(signed, name=history_name(sequence + 1)))
+
+
+def test_history_stays_bounded() -> None:
+    held = Ledger()
+    for sequence in range(1, 121):
+        held.merge([sign_release(SEED, release(sequence), history_name(sequence))], VERIFIED)
+    assert sorted(one.sequence for one in held.documents("release")) == list(range(71, 121))
+
+
+@pytest.mark.parametrize(
+    "order", [Order(), Order(0), Order(1024), Order(3, True, 7), Order(stopped=True), Order(restarts=(1 << 53) - 1)]
+)
+def test_an_order_goes_round(order: Order) -> None:
+    held = Ledger()
+    signed = sign_order(SEED, "req.echo", order, 4)
+    assert held.merge([signed], VERIFIED) == [signed]
+    assert open_order(signed) == order
+
+
+@pytest.mark.parametrize(
+    ("task", "order"),
+    [
+        ("echo", Order(-1)),
+        ("echo", Order(1025)),
+        ("echo", Order(restarts=-1)),
+        ("echo", Order(restarts=1 << 53)),
+        ("", Order()),
+        ("../x", Order()),
+        ("a b", Order()),
+    ],
+)
+def test_orders_out_of_bounds_are_refused(task: str, order: Order) -> None:
+    with pytest.raises(LedgerError, match="out of bounds"):
+        sign_order(SEED, task, order, 1)
+    with pytest.raises(LedgerError, match="out of bounds"):
+        open_order(Document("order", task, 1, msgspec.msgpack.encode(order), "a" * 64))
+
+
+def test_a_release_is_no_order() -> None:
+    with pytest.raises(LedgerError):
+        open_order(sign_release(SEED, release()))
+    with pytest.raises(LedgerError):
+        open_release(sign_order(SEED, "echo", Order(), 1))
+
+
+@given(st.binary(max_size=100))
+def test_garbage_is_no_order(raw: bytes) -> None:
+    try:
+        order = open_order(Document("order", "echo", 1, raw, "a" * 64))
+    except LedgerError:
+        return
+    assert order.instances is None or 0 <= order.instances <= 1024
+
+
+def test_the_newest_that_fit_come_first() -> None:
+    documents = [document(sequence, f"n{sequence}", b"x" * 1000) for sequence in (2, 9, 5)]
+    assert [one.sequence for one in newest(documents)] == [9, 5, 2]
+    assert [one.sequence for one in newest(documents, 2600)] == [9, 5]
+    assert newest(documents, 10) == []
 
 
 @given(st.binary(max_size=300))

@@ -3,14 +3,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from gridnode import ledger
 from gridnode.errors import LedgerError, SignatureInvalid
 from gridnode.files import write_durably
-from gridnode.identity import public_key_of
-from gridnode.ledger import Document, encode_documents, sign_release, verifier
+from gridnode.identity import public_key_of, sign
+from gridnode.ledger import Document, encode_documents, history_name, sign_order, sign_release, verifier
 from gridnode.ledger_sync import LedgerSync
-from gridnode.model import NodeId, Release, Root, TaskSpec
+from gridnode.model import NodeId, Order, Release, Root, TaskSpec
 from gridnode.wire import Frame, Kind, Op
 from tests.fakes.peers import until
 
@@ -43,12 +45,14 @@ class Holder:
         self.path = path
         self.told: list[tuple[Op, bytes, NodeId | None]] = []
         self.releases: list[int] = []
+        self.orders: list[dict[str, Order]] = []
         self.sync = LedgerSync(
             path,
             VERIFIED,
             write,
             lambda op, body, but: self.told.append((op, body, but)),
             lambda release: self.releases.append(release.sequence),
+            self.orders.append,
         )
         self.sync.load()
 
@@ -178,3 +182,48 @@ async def test_a_file_cut_short_is_left_aside(tmp_path: Path) -> None:
     for size in range(0, len(whole), 7):
         path.write_bytes(whole[:size])
         assert Holder(path).sequence == 0
+
+
+async def test_orders_are_known_before_the_release_and_after_a_restart(holder: Holder) -> None:
+    await holder.sync.put(document(1))
+    await holder.sync.put(sign_order(SEED, "echo", Order(instances=3), 1))
+    await holder.sync.put(sign_order(SEED, "echo", Order(stopped=True), 2))
+    wanted = {"echo": Order(stopped=True)}
+    assert (holder.orders[-1], holder.sync.orders) == (wanted, wanted)
+    again = Holder(holder.path)
+    assert (again.orders, again.releases) == ([wanted], [1])
+
+
+async def test_an_order_travels_to_peers(tmp_path: Path) -> None:
+    one, other = Holder(tmp_path / "one"), Holder(tmp_path / "other")
+    await one.sync.put(sign_order(SEED, "echo", Order(restarts=1), 1))
+    link(one, other)
+    await until(lambda: other.sync.orders == {"echo": Order(restarts=1)})
+    assert other.orders[-1] == other.sync.orders
+    await until(other.path.exists)
+
+
+async def test_an_order_that_cannot_be_read_is_left_aside(holder: Holder) -> None:
+    strange = signed("order", "echo", msgspec.msgpack.encode({"instances": -4}))
+    holder.hear(Op.LEDGER_DOCUMENTS, encode_documents([strange, sign_order(SEED, "words", Order(instances=2), 1)]))
+    assert holder.sync.orders == {"words": Order(instances=2)}
+    with pytest.raises(LedgerError):
+        await holder.sync.put(msgspec.structs.replace(strange, sequence=2))
+    await until(lambda: not holder.sync._saves)
+
+
+async def test_a_release_is_remembered_beside_the_current_one(holder: Holder) -> None:
+    for sequence in (1, 2):
+        release = Release("demo", Root("a" * 64), sequence, 0, 0, 0, (TaskSpec("echo", "tasks/echo.py"),))
+        await holder.sync.put(sign_release(SEED, release))
+        await holder.sync.put(sign_release(SEED, release, history_name(sequence)))
+    assert holder.sequence == 2
+    names = {(one.name, one.sequence) for one in holder.sync.documents("release")}
+    assert names == {("current", 2), ("history-1", 1), ("history-2", 2)}
+    assert holder.sync.documents("order") == []
+
+
+def signed(kind: str, name: str, body: bytes) -> Document:
+    """A document as the operator of another version might put it."""
+    unsigned = Document(kind, name, 1, body, public_key_of(SEED).hex())
+    return msgspec.structs.replace(unsigned, signature=sign(SEED, b"ledger", ledger._canonical(unsigned)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gridnode import mesh as module
 from gridnode import messages
 from gridnode.errors import GridError
 from gridnode.identity import Credentials
@@ -86,8 +87,10 @@ class Station:
 
     async def kill(self) -> None:
         self.server.close()
-        for job in self._jobs:
+        jobs = [*self._jobs, *self.mesh._dials]
+        for job in jobs:
             job.cancel()
+        await asyncio.wait(jobs)
         for link in [*(link for _, link in self.links), *self.accepted]:
             link.abort(GridError("killed"))
 
@@ -225,3 +228,20 @@ async def test_events_reach_all_but_one(stations: list[Station]) -> None:
     one.mesh.tell(Op.LEDGER_DIGEST, b"all")
     await until(lambda: len(three.events) == 2 and two.events)
     assert [frame.op for _, frame in two.events] == [Op.LEDGER_DIGEST]
+
+
+async def test_who_drains_is_known_as_such_when_the_drain_returns(pair: tuple[Station, Station]) -> None:
+    one, two = pair
+    await one.mesh.drain()
+    assert two.record_of(one).draining
+    assert not one.record_of(two).draining
+
+
+async def test_a_peer_that_does_not_answer_holds_a_drain_up_for_a_moment(
+    pair: tuple[Station, Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    monkeypatch.setattr(module, "_TOLD_WITHIN", 0.1)
+    monkeypatch.setattr(two.end, "called", lambda link, frame: None)
+    async with asyncio.timeout(5):
+        await one.mesh.drain()

@@ -48,6 +48,11 @@ ALLOWED = {
     (Role.OPERATOR, Op.LEDGER_PUT),
     (Role.OPERATOR, Op.CHUNKS_MISSING),
     (Role.OPERATOR, Op.CHUNKS_PUT),
+    (Role.OPERATOR, Op.CHUNKS_GET),
+    (Role.OPERATOR, Op.PROCESSES),
+    (Role.OPERATOR, Op.LOGS),
+    (Role.NODE, Op.LOGS),
+    (Role.NODE, Op.PROCESSES),
     (Role.NODE, Op.INVOKE),
     (Role.NODE, Op.CHUNKS_GET),
     (Role.NODE, Op.RELEASE_STATUS),
@@ -62,8 +67,17 @@ class House:
         self.put_error: Exception | None = None
         self.peers: dict[NodeId, Any] = {}
 
-    def documents(self) -> list[Document]:
-        return [DOCUMENT]
+    def documents(self, kind: str = "") -> list[Document]:
+        return [DOCUMENT] if kind in ("", "release") else []
+
+    async def here(self, frame: Frame) -> bytes:
+        return b"here " + frame.name.encode()
+
+    async def everywhere(self, frame: Frame) -> bytes:
+        return b"everywhere " + frame.name.encode()
+
+    async def lines(self, body: bytes) -> bytes:
+        return b"lines " + body
 
     async def put(self, document: Document) -> None:
         self.asked.append("put")
@@ -98,6 +112,8 @@ class House:
             lambda: ReleaseReport(ALICE.node, None),
             everything,
             everything,
+            everything,
+            self.lines,
         )
 
     def record(self) -> NodeRecord:
@@ -170,10 +186,15 @@ async def test_what_the_ops_answer(place: Hop) -> None:
     link = await dial(place, Role.OPERATOR)
     assert messages.decode(await link.request(Op.NODES), list[Member]) == [MEMBER]
     assert await link.request(Op.LEDGER_GET) == encode_documents([DOCUMENT])
+    assert await link.request(Op.LEDGER_GET, name="release") == encode_documents([DOCUMENT])
+    assert await link.request(Op.LEDGER_GET, name="order") == encode_documents([])
+    assert await link.request(Op.PROCESSES, name="echo") == b"everywhere echo"
+    assert await link.request(Op.CHUNKS_GET, b"x") == b"give x"
     assert await link.request(Op.CHUNKS_MISSING, b"x") == b"missing x"
     assert await link.request(Op.CHUNKS_PUT, b"x") == b"take x"
     peer = await dial(place, Role.NODE)
     assert await peer.request(Op.CHUNKS_GET, b"x") == b"give x"
+    assert await peer.request(Op.PROCESSES, name="echo") == b"here echo"
 
 
 @pytest.mark.parametrize(
@@ -195,12 +216,14 @@ async def test_a_put_that_is_refused_says_why(place: Hop, house: House, error: E
 
 
 class Far:
-    """A link to another node, as far as its status goes."""
+    """A link to another node, as far as its status and its lines go."""
 
     def __init__(self, answer: bytes | BaseException) -> None:
         self.answer = answer
 
-    async def request(self, op: Op, *, timeout: float) -> bytes:
+    async def request(self, op: Op, body: bytes, *, timeout: float) -> bytes:
+        if op is Op.LOGS:
+            return b"their lines " + body
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -218,6 +241,18 @@ async def test_the_status_of_this_node_and_of_others(place: Hop, house: House) -
     peer = await dial(place, Role.NODE)
     own = messages.decode(await peer.request(Op.RELEASE_STATUS, name=BOB.node), ReleaseReport)
     assert own.node == ALICE.node, "a peer is told of this node only: one hop"
+
+
+async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> None:
+    house.peers[BOB.node] = Far(b"")
+    link = await dial(place, Role.OPERATOR)
+    assert await link.request(Op.LOGS, b"x") == b"lines x"
+    assert await link.request(Op.LOGS, b"x", name=ALICE.node) == b"lines x"
+    assert await link.request(Op.LOGS, b"x", name=BOB.node) == b"their lines x"
+    with pytest.raises(NodeNotFound):
+        await link.request(Op.LOGS, b"x", name="c" * 40)
+    peer = await dial(place, Role.NODE)
+    assert await peer.request(Op.LOGS, b"x", name=BOB.node) == b"lines x", "a peer is told of this node only: one hop"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from gridnode import router as module
@@ -295,3 +296,39 @@ async def test_turns_of_tasks_that_are_gone_are_forgotten() -> None:
         grid.router.refresh()
         await grid.outcome(task=name)
     assert len(grid.router._turns) <= 1
+
+
+# -- draining -------------------------------------------------------------------------------------------------------
+
+
+def drain(grid: Grid, *numbers: int) -> None:
+    for number in numbers:
+        grid.places[number].record = msgspec.structs.replace(grid.places[number].record, draining=True)
+    grid.router.refresh()
+
+
+async def test_a_node_that_drains_gets_no_call() -> None:
+    grid = Grid(works, works, works)
+    drain(grid, 0)
+    for _ in range(6):
+        assert not (await grid.outcome()).error
+    assert grid.tried == [0, 3, 3]
+
+
+async def test_with_every_node_draining_a_call_is_refused() -> None:
+    grid = Grid(works, works)
+    drain(grid, 0, 1)
+    outcome = await grid.outcome()
+    assert (type(outcome.error), outcome.started) == (NotReady, False)
+
+
+async def test_it_is_drained_when_no_call_is_under_way() -> None:
+    grid = Grid(hangs)
+    await grid.router.drained()
+    grid.call()
+    waiting = asyncio.ensure_future(grid.router.drained())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    grid.places[0].dones[0](Outcome(b"at last"))
+    async with asyncio.timeout(5):
+        await waiting

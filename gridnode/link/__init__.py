@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gridnode.errors import GridError
 from gridnode.model import Done, Invocation
-from gridnode.wire import Frame
+from gridnode.wire import MAX_HELLO, Frame
 
 if TYPE_CHECKING:
     from gridnode.link.protocol import Link
@@ -27,6 +27,7 @@ class LinkLimits:
     """Bounds on what the other side may do. Seconds and bytes."""
 
     hello_timeout: float = 5.0
+    max_hello: int = MAX_HELLO
     max_inbound: int = 1024
     max_buffered: int = 64 * 1024 * 1024
     max_events: int = 2000

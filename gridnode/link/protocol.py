@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -40,7 +42,7 @@ class Link(asyncio.BufferedProtocol):
     """One end of a connection. Either side may call; replies, events and cancels share it.
 
     identify: reads the verified peer from the transport and raises NotAuthenticated; None on unix sockets.
-    address: where we dialled it; None when the other side did.
+    address: where we dialled it; None when the other side did. read_to_end: the other side closed and all is read.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         self.peer: PeerIdentity | None = None
         self.address = address
+        self.read_to_end = False
         self.last_heard = 0.0
         self.error: GridError | None = None
         self._end = end
@@ -58,7 +61,7 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(_BUFFER)
         self._filled = 0
-        self._max_length = wire.MAX_HELLO
+        self._max_length = limits.max_hello
         self._out: list[bytes] = []
         self._out_size = 0
         self._ids = itertools.count(1)
@@ -66,6 +69,7 @@ class Link(asyncio.BufferedProtocol):
         self._inbound: dict[int, Cancel | None] = {}
         self._events_left = limits.max_events
         self._hello_timer: asyncio.TimerHandle | None = None
+        self._spare: socket.socket | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
@@ -100,15 +104,38 @@ class Link(asyncio.BufferedProtocol):
             self._filled = 0  # only when closing: what comes then is dropped, but needs room
 
     def eof_received(self) -> None:
+        self.read_to_end = True
         self.close(None)
+
+    def _read_rest(self, spare: socket.socket) -> bool:
+        """Take the frames that are still unread; whether that was the end of all the other side sent."""
+        self._transport = None
+        try:
+            while size := spare.recv_into(self.get_buffer(-1), 0, socket.MSG_DONTWAIT):
+                self._filled += size
+                self._consume()
+        except ConnectionResetError:
+            return True  # it died with something of ours unread, which is told only after all of its own
+        except (OSError, GridError):
+            return False
+        return True
 
     def pause_writing(self) -> None: ...
 
     def resume_writing(self) -> None: ...
 
+    def keep_spare(self) -> None:
+        """On a plain socket: read what the other side sent before it died even when a write of ours fails first."""
+        if self._transport:
+            self._spare = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._hello_timer:
             self._hello_timer.cancel()
+        if self._spare:
+            with self._spare:
+                self.read_to_end = self._read_rest(self._spare)
+            self._spare = None
         self.error = self.error or _why_lost(exc)
         pending, self._pending = self._pending, {}
         inbound, self._inbound = self._inbound, {}
@@ -172,7 +199,9 @@ class Link(asyncio.BufferedProtocol):
 
     def event(self, op: Op, body: bytes = b"", *, name: str = "") -> None:
         """Send an Event: at most once, dropped when the link is closed or full."""
-        if self.is_open and self._buffered() <= self._limits.max_buffered:
+        if len(body) > wire.MAX_CALL_BODY:
+            log.error("an event of %d bytes is too large to send", len(body))
+        elif self.is_open and self._buffered() <= self._limits.max_buffered:
             self._send(Frame(Kind.EVENT, 0, op, 0, 0, name, b"", body))
 
     def ping(self) -> None:
@@ -205,6 +234,10 @@ class Link(asyncio.BufferedProtocol):
     def is_open(self) -> bool:
         """Both hellos are through and nobody has closed."""
         return self._greeted and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_closing(self) -> bool:
+        return self._transport is not None and self._transport.is_closing()
 
     @property
     def busy(self) -> bool:
@@ -246,7 +279,7 @@ class Link(asyncio.BufferedProtocol):
             at += size
             size = wire.HEADER_SIZE
             self._dispatch(frame)
-            if self._transport is None or self._transport.is_closing():
+            if self._transport and self._transport.is_closing():
                 break
         self._make_room(view, at, size)
 
@@ -271,9 +304,12 @@ class Link(asyncio.BufferedProtocol):
             replied = self._pending.pop(frame.call_id, None)
             if replied:
                 _safely(replied, frame)
+            else:
+                self._spend()
         elif kind == Kind.CALL:
             self._take_call(frame)
         elif kind == Kind.CANCEL:
+            self._spend()
             cancel = self._inbound.pop(frame.call_id, None)
             if cancel:
                 _safely(cancel)
@@ -301,22 +337,28 @@ class Link(asyncio.BufferedProtocol):
         full = len(self._inbound) >= self._limits.max_inbound
         self._inbound[frame.call_id] = None
         if full:
+            self._spend()
             self.reply_error(frame.call_id, NoCapacity("too many calls under way on this link"))
         else:
             try:
                 self._end.called(self, frame)
             except GridError as exc:
+                self._spend()
                 self.reply_error(frame.call_id, exc)
             except Exception as exc:
                 log.exception("call failed")
                 self.reply_error(frame.call_id, GridError(f"internal error: {type(exc).__name__}"))
 
-    def _take_event(self, frame: Frame) -> None:
+    def _spend(self) -> None:
+        """Count one frame that costs us and carries no work: events, cancels, refused calls, stray replies."""
         self._events_left -= 1
         if self._events_left == self._limits.max_events - 1:
             self._loop.call_later(1.0, self._refill_events)
         if self._events_left < 0:
             raise FrameInvalid(f"more than {self._limits.max_events} events in a second")
+
+    def _take_event(self, frame: Frame) -> None:
+        self._spend()
         if frame.kind == Kind.EVENT:
             _safely(self._end.heard, self, frame)
         elif frame.kind == Kind.PING:

@@ -16,8 +16,10 @@ from gridnode.model import Done, Invocation, InvocationId, NodeId, NodeRecord, O
 from gridnode.wire import Frame, Op
 
 log = structlog.get_logger()
-_MAX_GUESTS = 512
-"""Links of operators, and of peers that fetch chunks."""
+_MAX_GUESTS = 256
+"""Links of operators, and as many of peers that fetch chunks."""
+_MAX_BULK = 4
+_GUEST_SILENT = 60.0
 _encode = msgspec.json.Encoder().encode
 
 Answer = Callable[[Frame], Awaitable[bytes]]
@@ -72,10 +74,25 @@ class LinkServer:
             if hello.record is None or hello.record.id != peer.node:
                 raise NotAuthenticated("a node's hello must carry its own record")
             self._mesh.linked(link, hello.record)
-        elif len(self._guests) >= _MAX_GUESTS:
-            raise NoCapacity(f"{_MAX_GUESTS} clients are linked to this node already")
         else:
-            self._guests.add(link)
+            self._take_guest(link)
+
+    def _take_guest(self, link: Link) -> None:
+        """A link that is no peer's main one. Peers that fetch have a budget each: none can shut an operator out."""
+        same = [guest.peer for guest in self._guests if guest.peer and link.peer and guest.peer.role is link.peer.role]
+        mine = sum(peer == link.peer for peer in same)
+        if len(same) >= _MAX_GUESTS or (link.peer and link.peer.role is Role.NODE and mine >= _MAX_BULK):
+            raise NoCapacity(f"{len(same)} such links are open already")
+        self._guests.add(link)
+
+    def tick(self, now: float) -> None:
+        """Ping the guests now and then, and drop those that have vanished."""
+        for link in list(self._guests):
+            silent = now - link.last_heard
+            if silent > _GUEST_SILENT:
+                link.abort(LinkClosed(f"silent for {_GUEST_SILENT:g} s"))
+            elif silent > _GUEST_SILENT / 3:
+                link.ping()
 
     def closed(self, link: Link, error: GridError | None) -> None:
         self._guests.discard(link)

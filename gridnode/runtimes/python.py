@@ -2,14 +2,14 @@
 
 It imports the file, dials the node's socket, says HELLO with the handlers it found, then answers calls until the
 container ends. Frames are those of gridnode.wire. A file with sync handlers only is served by one thread in a blocking
-loop, which costs a few microseconds a call; one with an async handler by an asyncio loop, see python_async.py.
+loop, which costs a few microseconds a call (python_sync.py); one with an async handler, or with a concurrency above 1,
+by an asyncio loop (python_async.py). What a task file may import of ours is `grid` (python_grid.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import inspect
 import json
 import logging
@@ -20,6 +20,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,40 +29,44 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def import_file(name: str, path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
 if __name__ == "__main__":  # by path: nothing of ours is on a task's path
-    import_file("gridnode.runtimes.python_frames", os.path.join(HERE, "python_frames.py"))
+    for part in ("python_frames", "python_calls"):
+        import_file(f"gridnode.runtimes.{part}", os.path.join(HERE, f"{part}.py"))
 from gridnode.runtimes.python_frames import (  # noqa: E402
     BUFFER_SIZE,
-    CALL,
-    CANCEL,
     FLAG_ERROR,
     HELLO,
     MAX_BODY,
     OP_INVOKE,
-    PING,
-    PONG,
     REPLY,
     VERSION,
     Frame,
-    Inbox,
     pack,
 )
 
 MAX_TRACE, MAX_MESSAGE = 8192, 2000
 MAX_HANDLERS = 128
 ASYNC_CONCURRENCY = 64
+CONCURRENCY = int(os.environ.get("GRID_CONCURRENCY") or 0)
 PID = os.getpid()
-READ_AGAIN = 0.001
 DIAL_PATIENCE, REDIAL_PATIENCE, REDIAL_PAUSE, HELLO_GRACE = 30.0, 600.0, 0.2, 2.0
+
+
+class GridFinder:
+    """Finds `grid`, the module of ours that is a task's to import, where its project has none of that name."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return spec_from_file_location(name, os.path.join(HERE, "python_grid.py")) if name == "grid" else None
 
 
 class Fault(Exception):
@@ -82,9 +88,9 @@ class Context:
     node = os.environ.get("GRID_NODE", "")
     instance = os.environ.get("GRID_INSTANCE", "")
 
-    def __init__(self, task: str, deadline_ms: int, meta: bytes) -> None:
+    def __init__(self, task: str, deadline_ms: int, meta: bytes, since: float | None = None) -> None:
         self.task = task
-        self.deadline = time.time() + deadline_ms / 1000 if deadline_ms else None
+        self.deadline = (since or time.time()) + deadline_ms / 1000 if deadline_ms else None
         self._meta = meta
 
     @property
@@ -289,56 +295,6 @@ def dial(path: str, patience: float) -> socket.socket | None:
     return None
 
 
-def serve_sync(sock: socket.socket, hello: bytes, handlers: Handlers) -> None:
-    """Answer calls in order, each before the next starts, until the connection ends.
-
-    The node sends short calls early. One that it takes back while another runs must not start: so after a long one,
-    what has come meanwhile is read before the next.
-    """
-    inbox = Inbox()
-    waiting: dict[int, Frame] = {}
-    sock.sendall(hello)
-    read_at = 0.0
-    while True:
-        if not waiting or time.monotonic() - read_at > READ_AGAIN:
-            size = receive(sock, inbox, wait=not waiting)
-            if size == 0:
-                return
-            read_at = time.monotonic()
-            for frame in inbox.received(max(size, 0)):
-                take(sock, frame, waiting)
-        if waiting:
-            frame = waiting.pop(next(iter(waiting)))
-            sock.sendall(answer(handlers, frame))
-
-
-def receive(sock: socket.socket, inbox: Inbox, wait: bool) -> int:
-    """Bytes read, 0 at the end, -1 when there are none now."""
-    try:
-        return sock.recv_into(inbox.space(), 0, 0 if wait else socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return -1
-
-
-def take(sock: socket.socket, frame: Frame, waiting: dict[int, Frame]) -> None:
-    if frame.kind == CALL:
-        waiting[frame.call_id] = frame
-    elif frame.kind == CANCEL and frame.call_id in waiting:
-        del waiting[frame.call_id]
-        sock.sendall(pack_error(frame.call_id, Fault("call", "the call was cancelled before it started")))
-    elif frame.kind == PING:
-        sock.sendall(pack(PONG, frame.call_id))
-
-
-def run_sync(path: str, hello: bytes, handlers: Handlers) -> None:
-    patience = DIAL_PATIENCE
-    while sock := dial(path, patience):
-        with sock, contextlib.suppress(OSError, ValueError):
-            serve_sync(sock, hello, handlers)
-        patience = REDIAL_PATIENCE
-        time.sleep(REDIAL_PAUSE)
-
-
 def refuse(path: str, fault: Fault) -> None:
     """Say in the HELLO why this file cannot be served, and give the node time to read it."""
     sys.stderr.write(f"{fault.trace or fault.message}\n")
@@ -350,14 +306,14 @@ def refuse(path: str, fault: Fault) -> None:
 
 
 def describe(handlers: Handlers) -> bytes:
-    found = [{"name": h.name, "concurrency": ASYNC_CONCURRENCY if h.is_async else 1} for h in handlers.values()]
+    limits = [CONCURRENCY or (ASYNC_CONCURRENCY if h.is_async else 1) for h in handlers.values()]
+    found = [{"name": h.name, "concurrency": limit} for h, limit in zip(handlers.values(), limits, strict=True)]
     return pack(HELLO, 0, _text({"version": VERSION, "handlers": found}))
 
 
-def run_async(path: str, hello: bytes, handlers: Handlers) -> None:
-    # Loaded by path and only here: asyncio takes time and memory, and no task is to find our package on its own path.
-    sys.modules["gridnode.runtimes.python"] = sys.modules[__name__]
-    module = import_file("gridnode.runtimes.python_async", os.path.join(HERE, "python_async.py"))
+def serve(kind: str, path: str, hello: bytes, handlers: Handlers) -> None:
+    """Answer calls until nobody has listened for a long time. kind: sync or async, of which only one is loaded."""
+    module = import_file(f"gridnode.runtimes.python_{kind}", os.path.join(HERE, f"python_{kind}.py"))
     module.run(path, hello, handlers)
 
 
@@ -366,6 +322,8 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     path = os.environ["GRID_SOCKET"]
+    sys.modules["gridnode.runtimes.python"] = sys.modules[__name__]
+    sys.meta_path.append(GridFinder)
     try:
         handlers = load(os.environ.get("GRID_ROOT", "/task"), os.environ["GRID_FILE"], os.environ["GRID_TASK"])
     except Fault as fault:
@@ -373,8 +331,8 @@ def main() -> None:
         sys.exit(1)
     gc.collect()
     gc.freeze()
-    run = run_async if any(handler.is_async for handler in handlers.values()) else run_sync
-    run(path, describe(handlers), handlers)
+    together = CONCURRENCY > 1 or any(handler.is_async for handler in handlers.values())
+    serve("async" if together else "sync", path, describe(handlers), handlers)
     sys.exit(1)
 
 

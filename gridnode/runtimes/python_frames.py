@@ -24,6 +24,7 @@ class Frame(NamedTuple):
     name: bytes
     meta: bytes
     body: bytes
+    flags: int = 0
 
 
 class Inbox:
@@ -41,17 +42,17 @@ class Inbox:
         """Every frame that `size` more bytes complete; ValueError on one that is malformed."""
         self._end += size
         while self._end - self._start >= HEADER_SIZE:
-            length, call_id, kind, _, op, deadline, name_len, meta_len = HEADER.unpack_from(self._buffer, self._start)
+            length, call_id, kind, flags, op, deadline, names, metas = HEADER.unpack_from(self._buffer, self._start)
             name_at = self._start + HEADER_SIZE
-            meta_at, end = name_at + name_len, name_at + length
-            body_at = meta_at + meta_len
+            meta_at, end = name_at + names, name_at + length
+            body_at = meta_at + metas
             if length > MAX_FRAME or body_at > end:
                 raise ValueError(f"malformed frame of {length} bytes")
             if end > self._end:
                 break
             view, self._start = self._view, end
             parts = bytes(view[name_at:meta_at]), bytes(view[meta_at:body_at]), bytes(view[body_at:end])
-            yield Frame(kind, call_id, op, deadline, *parts)
+            yield Frame(kind, call_id, op, deadline, *parts, flags)
         self._make_room()
 
     def _make_room(self) -> None:

@@ -4,13 +4,14 @@ A backend (docker.py) starts one container per instance from a SandboxSpec. The 
 socket `grid.sock` in `socket_dir`, which is mounted read-only at /run/grid, and speaks the wire protocol.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from gridnode.model import InstanceId, Network, NodeId
 
-__all__ = ["Exit", "Sandbox", "SandboxSpec"]
+__all__ = ["Exit", "Held", "Keep", "Output", "Sandbox", "SandboxSpec"]
 
 
 class SandboxSpec(msgspec.Struct, frozen=True):
@@ -33,6 +34,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     network: Network = Network.NONE
     env: dict[str, str] = {}
     secrets_dir: str = ""
+    runtimes_dir: str = ""
     runtime_class: str = ""
     pids: int = 128
     tmp_size: int = 64 * 1024 * 1024
@@ -44,6 +46,28 @@ class Exit(msgspec.Struct, frozen=True):
     code: int
     oom: bool = False
     log: str = ""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What a backend still knows of an instance. shape: spec.shape of what it was started from."""
+
+    instance: InstanceId
+    release: str
+    task: str
+    shape: str
+    running: bool
+
+
+class Output(NamedTuple):
+    """One line a sandbox wrote. time: unix nanoseconds; stream: stdout or stderr; text: bounded, no newline."""
+
+    time: int
+    stream: str
+    text: str
+
+
+Keep = Callable[[str, InstanceId, list[Output]], None]
+"""Takes a task file's name, an instance and its last lines, which go with it; called in a thread, must not raise."""
 
 
 class Sandbox(Protocol):
@@ -61,8 +85,17 @@ class Sandbox(Protocol):
     async def logs(self, instance: InstanceId, lines: int) -> str:
         """Its last lines of output, bounded."""
 
+    async def log_lines(self, instance: InstanceId, since: int, lines: int) -> list[Output]:
+        """Its newest `lines` later than `since` (unix nanoseconds), by time; none for an unknown instance."""
+
     async def running(self) -> list[InstanceId]:
         """Instances of this node that the backend holds, ended ones included."""
+
+    async def held(self) -> list[Held]:
+        """The same, with what each was started as."""
+
+    async def sweep(self, grid: str, age: float) -> int:
+        """Remove what ended more than `age` seconds ago, of any node of the grid; how many."""
 
     async def close(self) -> None:
         """Let go of the engine's connection; sandboxes stay."""

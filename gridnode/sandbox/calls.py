@@ -16,6 +16,9 @@ from gridnode.sandbox.seat import Call, Seat
 
 log = structlog.get_logger()
 
+_REASON_WITHIN = 1.0
+"""Seconds the caller of a call whose instance was lost waits to be told why."""
+
 
 class Calls:
     """A bounded queue in front of seats. kill: ends an instance that does not stop a call given up; seconds."""
@@ -27,6 +30,7 @@ class Calls:
         self._kill = kill
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
+        self._crashed: dict[Call, tuple[Seat, Outcome]] = {}
         self._numbers = itertools.count()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -45,8 +49,16 @@ class Calls:
         """Its runtime is connected, again."""
         seat = self.seats.get(instance.id)
         if seat:
+            self._answer_crashed(seat)
             seat.crashed = False
             self._pump()
+
+    def ended(self, instance: Instance, reason: str) -> None:
+        """It is known how it ended: what the callers of calls inside it are told."""
+        seat = self.seats.get(instance.id)
+        if seat:
+            seat.end = reason
+            self._answer_crashed(seat)
 
     def remove(self, instance: Instance) -> None:
         """An instance that has ended, with no call inside any more."""
@@ -62,11 +74,17 @@ class Calls:
             return False
         return True
 
+    def refuse_waiting(self, error: GridError) -> None:
+        """End the calls that wait, as never started."""
+        for entry in list(self._queue):
+            self._give_up(entry, error)
+
     def close(self) -> None:
         """End the calls that wait as never started; those inside end with their instances."""
         self._closed = True
-        for entry in list(self._queue):
-            self._give_up(entry, NotReady("the instance is being stopped"))
+        for seat in self.seats.values():
+            self._answer_crashed(seat)
+        self.refuse_waiting(NotReady("the instance is being stopped"))
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
@@ -101,16 +119,37 @@ class Calls:
         entry.cancel = seat.instance.invoke(entry.call, lambda outcome: self._finished(entry, seat, outcome))
 
     def _finished(self, entry: Call, seat: Seat, outcome: Outcome) -> None:
-        started = seat.has_started(entry)
+        started = outcome.started or seat.has_started(entry)
         seat.leave(entry)
         if isinstance(outcome.error, TaskCrashed):
             seat.crashed = True
-            if not started and not entry.settled:
+            if not entry.settled and not started:
                 self._put_back(entry)
+                return
+            if not entry.settled:
+                self._crash(entry, seat, outcome)
                 return
         elif outcome.started:
             seat.took(entry)
         entry.settle(outcome)
+        self._pump()
+
+    def _crash(self, entry: Call, seat: Seat, outcome: Outcome) -> None:
+        """The link breaks before the engine says why: answer when it has, or a moment later."""
+        self._crashed[entry] = seat, outcome
+        if seat.end or self._closed:
+            self._answer_crashed(seat)
+            return
+        if entry.timer:
+            entry.timer.cancel()
+        entry.timer = self._loop.call_later(_REASON_WITHIN, self._answer_crashed, seat)
+
+    def _answer_crashed(self, seat: Seat) -> None:
+        for entry, (where, outcome) in list(self._crashed.items()):
+            if where is seat:
+                del self._crashed[entry]
+                error = TaskCrashed(f"the instance {seat.end} with the call inside it") if seat.end else outcome.error
+                entry.settle(Outcome(error=error, instance=outcome.instance))
         self._pump()
 
     def _put_back(self, entry: Call) -> None:
@@ -128,7 +167,7 @@ class Calls:
             if seat is None:
                 return
             self._run(self._queue.popleft(), seat)
-        if not any(seat.inside for seat in self.seats.values()):
+        if not self._crashed and not any(seat.inside for seat in self.seats.values()):
             self._idle.set()
 
     def _timed_out(self, entry: Call) -> None:
@@ -141,7 +180,10 @@ class Calls:
             return
         seat = entry.seat
         started = seat is not None and seat.has_started(entry)
-        if seat is None:
+        if entry in self._crashed:
+            started = True
+            del self._crashed[entry]
+        elif seat is None:
             self._queue.remove(entry)
         elif entry.cancel:
             entry.cancel()

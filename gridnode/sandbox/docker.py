@@ -7,12 +7,14 @@ read by one thread: a blocking wait per instance would take a thread and a conne
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +24,19 @@ from requests.exceptions import RequestException
 
 from gridnode.errors import EngineUnavailable, SandboxError
 from gridnode.model import InstanceId, NodeId
-from gridnode.sandbox import Exit, SandboxSpec
-from gridnode.sandbox.spec import LABEL_INSTANCE, container_config, container_id, container_name, node_filters
+from gridnode.sandbox import Exit, Held, Keep, Output, SandboxSpec
+from gridnode.sandbox.output import STREAMS, last_lines
+from gridnode.sandbox.spec import (
+    LABEL_GRID,
+    LABEL_INSTANCE,
+    LABEL_RELEASE,
+    LABEL_SHAPE,
+    LABEL_TASK,
+    container_config,
+    container_id,
+    container_name,
+    node_filters,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +44,9 @@ T = TypeVar("T")
 DEFAULT_URL = "unix:///var/run/docker.sock"
 MAX_LOG_LINES = 1000
 MAX_LOG = 64 * 1024
+_MAX_RAW_LOG = 8 * 1024 * 1024
+_FIRST_LINES = 64
+_KEPT_LINES = 200
 _EXIT_LOG_LINES = 50
 _KILLED = 137
 _EVENTS_OVERLAP = 5
@@ -45,10 +61,21 @@ class _Waiter:
 
 
 class DockerSandbox:
-    """The Sandbox backend of one node. timeout: seconds the engine may take to answer one request."""
+    """The Sandbox backend of one node. timeout: seconds the engine may take to answer one request.
 
-    def __init__(self, node: NodeId, url: str = DEFAULT_URL, timeout: float = 30.0, threads: int = 4) -> None:
+    keep: gets the last lines of an instance before they go with its container.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        url: str = DEFAULT_URL,
+        timeout: float = 30.0,
+        threads: int = 4,
+        keep: Keep | None = None,
+    ) -> None:
         self._node = node
+        self._keep = keep
         self._engine = _Engine(url, timeout)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._ids: dict[InstanceId, str] = {}
@@ -85,6 +112,7 @@ class DockerSandbox:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._wait_ended(container)
+        await self._call(lambda client: self._keep_lines(client, container, instance))
         await self._call(lambda client: _remove(client, container))
         self._ids.pop(instance, None)
 
@@ -93,11 +121,24 @@ class DockerSandbox:
         container = await self._find(instance)
         return await self._call(lambda client: _logs(client, container, lines)) if container else ""
 
+    async def log_lines(self, instance: InstanceId, since: int, lines: int) -> list[Output]:
+        """Its newest `lines` later than `since` (unix nanoseconds), by time; none for an unknown instance."""
+        container = await self._find(instance)
+        return await self._call(lambda client: _log_lines(client, container, since, lines)) if container else []
+
     async def running(self) -> list[InstanceId]:
         """Instances of this node that the engine holds, ended ones included."""
-        found = await self._list(None)
-        self._ids = {InstanceId(row["Labels"][LABEL_INSTANCE]): row["Id"] for row in found}
-        return list(self._ids)
+        return [one.instance for one in await self.held()]
+
+    async def held(self) -> list[Held]:
+        """The same, with what each was started as."""
+        rows = await self._list(None)
+        self._ids |= {InstanceId(row["Labels"][LABEL_INSTANCE]): row["Id"] for row in rows}
+        return [_held(row) for row in rows]
+
+    async def sweep(self, grid: str, age: float) -> int:
+        """Remove what ended more than `age` seconds ago, of any node of the grid; how many."""
+        return await self._call(lambda client: _sweep(client, grid, time.time() - age))
 
     async def own_image(self) -> str | None:
         """Id of the image this process itself runs from; None when it is in no container of this engine."""
@@ -144,6 +185,12 @@ class DockerSandbox:
             self._waiters[container].discard(waiter)
             if not self._waiters[container]:
                 del self._waiters[container]
+
+    def _keep_lines(self, client: APIClient, container: str, instance: InstanceId) -> None:
+        if self._keep:
+            with contextlib.suppress(DockerException, RequestException):  # it is to go, whatever becomes of its lines
+                task = client.inspect_container(container)["Config"]["Labels"][LABEL_TASK]
+                self._keep(task, instance, _log_lines(client, container, 0, _KEPT_LINES))
 
     def _watch(self) -> None:
         if self._events is None:
@@ -193,7 +240,7 @@ class _Engine:
         if isinstance(exc, ImageNotFound):
             return SandboxError(
                 f"the sandbox image is not on this server: {exc.explanation}",
-                hint="load it there with docker load, or docker pull it",
+                hint="docker load or docker pull it there; scripts/image --node makes that of JavaScript tasks",
             )
         if isinstance(exc, APIError):
             return SandboxError(f"the container engine refused: {exc.explanation or exc}")
@@ -285,6 +332,58 @@ def _logs(client: APIClient, container: str, lines: int) -> str:
             return ""
         raise
     return output[-MAX_LOG:].decode(errors="replace")
+
+
+def _log_lines(client: APIClient, container: str, since: int, lines: int) -> list[Output]:
+    """Reads from the end, and further back only while that is not all that is asked for: the engine has no index."""
+    count = (min(_FIRST_LINES, lines) if since else lines) + len(STREAMS)
+    while True:
+        output, is_all = last_lines(_raw_log(client, container, since, count), count)
+        found = sorted((line for line in output if line.time > since), key=lambda line: line.time)
+        if is_all or len(found) >= lines:
+            return found[-lines:]
+        count *= 8
+
+
+def _raw_log(client: APIClient, container: str, since: int, lines: int) -> bytes:
+    """As the engine sends it: the SDK would drop which stream a line came from. Nothing of one that is gone."""
+    url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
+    after = f"{since // 1_000_000_000}.{since % 1_000_000_000:09d}"
+    asked: dict[str, str | int] = {"stdout": 1, "stderr": 1, "timestamps": 1, "tail": lines, "since": after}
+    with client.get(url, params=asked, stream=True, timeout=client.timeout) as response:
+        if response.status_code in (404, 409):
+            return b""
+        response.raise_for_status()
+        raw = bytearray()
+        for piece in response.iter_content(64 * 1024):
+            raw += piece
+            if len(raw) > _MAX_RAW_LOG:
+                break
+    return bytes(raw)
+
+
+def _held(row: dict[str, Any]) -> Held:
+    labels = row["Labels"]
+    release, task, alike = (str(labels.get(label, "")) for label in (LABEL_RELEASE, LABEL_TASK, LABEL_SHAPE))
+    return Held(InstanceId(labels[LABEL_INSTANCE]), release, task, alike, row.get("State") == "running")
+
+
+def _sweep(client: APIClient, grid: str, before: float) -> int:
+    wanted = {"label": [f"{LABEL_GRID}={grid}", LABEL_INSTANCE], "status": ["created", "exited", "dead"]}
+    rows = client.containers(all=True, filters=wanted)
+    ended = [row["Id"] for row in rows if row["Created"] < before and _ended(client, row["Id"]) < before]
+    for container in ended:
+        _remove(client, container)
+    return len(ended)
+
+
+def _ended(client: APIClient, container: str) -> float:
+    """When, in unix seconds: 0 when it never ran, infinity when it runs after all or is gone."""
+    state = _state(client, container)
+    if state is None or state["Status"] not in ("created", "exited", "dead"):
+        return math.inf
+    finished = datetime.fromisoformat(state["FinishedAt"][:19] + "+00:00")
+    return max(0.0, finished.timestamp())
 
 
 def _own_image(client: APIClient) -> str | None:

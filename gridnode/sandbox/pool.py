@@ -10,16 +10,24 @@ from pathlib import Path
 
 import structlog
 
-from gridnode.errors import GridError, NotReady, ReleaseFailed, TaskFailure, TaskNotFound
+from gridnode.errors import EngineUnavailable, GridError, NotReady, ReleaseFailed, TaskFailure, TaskNotFound
 from gridnode.link import Cancel, LinkLimits
 from gridnode.messages import MAX_TASKS
 from gridnode.model import Done, InstanceId, Invocation, Load, Order, Outcome, Process, Release, TaskName, TaskSpec
-from gridnode.sandbox import Sandbox
+from gridnode.sandbox import Held, Sandbox
 from gridnode.sandbox.instance import Instance
+from gridnode.sandbox.nested import Onward
 from gridnode.sandbox.place import Place
-from gridnode.sandbox.task_pool import PoolLimits, TaskPool
+from gridnode.sandbox.spec import shape
+from gridnode.sandbox.task_pool import Make, PoolLimits, TaskPool
 
 log = structlog.get_logger()
+
+_INSTANCE_LIMITS = LinkLimits(max_hello=64 * 1024, max_inbound=128)
+
+_SWEEP_EVERY = 180.0
+_SWEEP_AFTER = 60.0
+"""Seconds that an ended sandbox stays for its own node to remove it."""
 
 
 class Prepared:
@@ -37,7 +45,10 @@ class Prepared:
 
 
 class Pool:
-    """This node's Invoker. place: what every sandbox of this node has in common; labels: what a task may ask for."""
+    """This node's Invoker. place: what every sandbox of this node has in common; labels: what a task may ask for.
+
+    onward: where the calls go that tasks make.
+    """
 
     def __init__(
         self,
@@ -46,8 +57,10 @@ class Pool:
         sandbox: Sandbox,
         limits: PoolLimits,
         on_change: Callable[[], None],
+        onward: Onward | None = None,
     ) -> None:
         self._place = place
+        self._onward = onward
         self._labels = labels
         self._sandbox = sandbox
         self._limits = limits
@@ -56,6 +69,8 @@ class Pool:
         self._serving: Prepared | None = None
         self._starts = asyncio.Semaphore(limits.starts_at_once)
         self._drains: dict[asyncio.Task[None], Prepared] = {}
+        self._found: dict[InstanceId, Held] = {}
+        self._draining = False
 
     @property
     def release(self) -> Release | None:
@@ -74,6 +89,10 @@ class Pool:
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run the call on the instance that serves its task."""
+        if self._draining:
+            error = NotReady(f"{self._place.name} is going down")
+            done(Outcome(error=error, node=self._place.node, started=False))
+            return _nothing
         if not self._serving:
             done(Outcome(error=NotReady("no release is active on this node yet"), node=self._place.node, started=False))
             return _nothing
@@ -89,8 +108,12 @@ class Pool:
         pools = {spec.name: self._task_pool(release, spec, directory) for spec in specs}
         prepared = False
         try:
-            results = await asyncio.gather(*(self._start(spec.file, pools[spec.name]) for spec in specs))
-            failures = tuple(failure for failure in results if failure)
+            starts = (self._start(pools[spec.name], self._adoptable(release, spec, directory)) for spec in specs)
+            results = await asyncio.gather(*starts)
+            for result in results:
+                if isinstance(result, EngineUnavailable):  # no fault of the release: it can be tried again
+                    raise result
+            failures = tuple(result for result in results if isinstance(result, TaskFailure))
             if failures:
                 raise ReleaseFailed("; ".join(failure.message for failure in failures), failures)
             ready = Prepared(release, pools)
@@ -113,8 +136,10 @@ class Pool:
 
     def processes(self) -> list[Process]:
         """Every instance on this node, those of releases that drain too."""
-        prepared = [*([self._serving] if self._serving else []), *self._drains.values()]
-        return [process for one in prepared for pool in one.pools.values() for process in pool.processes()]
+        return [process for one in self._all() for pool in one.pools.values() for process in pool.processes()]
+
+    def _all(self) -> list[Prepared]:
+        return [*([self._serving] if self._serving else []), *self._drains.values()]
 
     def _wanted(self, spec: TaskSpec) -> int:
         order = self._orders.get(spec.name, Order())
@@ -145,6 +170,20 @@ class Pool:
         if self._drains:
             await asyncio.wait(self._drains)
 
+    def drain(self) -> None:
+        """Let no more calls in: they are for other nodes."""
+        self._draining = True
+
+    async def finished(self) -> None:
+        """Wait until no call is inside, for at most drain_timeout."""
+        await asyncio.gather(*(pool.drained() for one in self._all() for pool in one.pools.values()))
+
+    async def leave(self) -> None:
+        """Let go of every instance: they go on for the next life of this node."""
+        for drain in list(self._drains):
+            drain.cancel()
+        await asyncio.gather(*(pool.leave() for one in self._all() for pool in one.pools.values()))
+
     async def close(self) -> None:
         """Stop every instance, those that drain too."""
         for drain, before in list(self._drains.items()):
@@ -153,33 +192,68 @@ class Pool:
         if self._serving:
             await _stop_all(self._serving.pools.values())
 
-    async def reap(self) -> None:
-        """Remove sandboxes, and their sockets, that an earlier life of this node left behind."""
-        for instance in await self._sandbox.running():
-            log.info("removing a sandbox of an earlier life", instance=instance)
-            await self._sandbox.stop(instance, 0)
+    async def find(self) -> None:
+        """Take stock of what an earlier life of this node left: what runs may be adopted until `reap`."""
+        self._found = {one.instance: one for one in await self._sandbox.held()}
+        running = {one.instance for one in self._found.values() if one.running}
         for directory in self._place.run_dir.glob("*"):
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            if directory.name not in running:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
-    async def _start(self, file: str, pool: TaskPool) -> TaskFailure | None:
+    async def reap(self) -> None:
+        """Remove what was found and not adopted, and its sockets."""
+        found, self._found = self._found, {}
+        for result in await asyncio.gather(*map(self._reap, found), return_exceptions=True):
+            if isinstance(result, Exception):
+                log.warning("could not remove a sandbox of an earlier life", error=str(result))
+
+    async def _reap(self, instance: InstanceId) -> None:
+        log.info("removing a sandbox of an earlier life", instance=instance)
+        await self._sandbox.stop(instance, 0)
+        await asyncio.to_thread(shutil.rmtree, self._place.run_dir / instance, ignore_errors=True)
+
+    async def sweep(self) -> None:
+        """Until cancelled: now and then remove what ended long ago, also what dead nodes of the grid left."""
+        while True:
+            try:
+                count = await self._sandbox.sweep(self._place.grid, _SWEEP_AFTER)
+                if count:
+                    log.info("removed sandboxes that had ended", count=count)
+            except GridError as exc:
+                log.warning("cannot look for ended sandboxes", error=exc.message)
+            await asyncio.sleep(_SWEEP_EVERY)
+
+    def _adoptable(self, release: Release, spec: TaskSpec, directory: Path) -> list[InstanceId]:
+        """Sandboxes of an earlier life that are what this task would have started now, as many as are wanted."""
+        like = shape(self._place.spec(InstanceId(""), release, spec, directory))
+        alike = [one.instance for one in self._found.values() if one.running and one.shape == like]
+        chosen = alike[: self._wanted(spec)]
+        for instance in chosen:
+            del self._found[instance]
+        return chosen
+
+    async def _start(self, pool: TaskPool, found: list[InstanceId]) -> TaskFailure | EngineUnavailable | None:
         try:
+            await pool.adopt(found)
             async with self._starts:
                 await pool.start()
+        except EngineUnavailable as exc:
+            return exc
         except GridError as exc:
-            return TaskFailure(file, exc.message, exc.trace)
+            said = f"{exc.message} ({exc.hint})" if exc.hint else exc.message
+            return TaskFailure(pool.spec.file, said, exc.trace)
         return None
 
     async def _retire(self, before: Prepared) -> None:
         await asyncio.gather(*(pool.drained() for pool in before.pools.values()))
         await _stop_all(before.pools.values())
 
-    def _maker(
-        self, release: Release, spec: TaskSpec, directory: Path
-    ) -> Callable[[Callable[[Instance], None]], Instance]:
-        def make(on_ready: Callable[[Instance], None]) -> Instance:
-            instance = InstanceId(secrets.token_hex(4))
+    def _maker(self, release: Release, spec: TaskSpec, directory: Path) -> Make:
+        def make(on_ready: Callable[[Instance], None], found: InstanceId | None) -> Instance:
+            instance = found or InstanceId(secrets.token_hex(4))
             sandbox_spec = self._place.spec(instance, release, spec, directory)
-            return Instance(sandbox_spec, self._sandbox, LinkLimits(), on_ready)
+            self._place.furnish(sandbox_spec, spec)
+            return Instance(sandbox_spec, self._sandbox, _INSTANCE_LIMITS, on_ready, self._onward)
 
         return make
 

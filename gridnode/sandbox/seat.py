@@ -38,9 +38,9 @@ class Call:
 
 
 class Seat:
-    """An instance and the calls inside it, oldest first. pace: seconds a call takes it, smoothed."""
+    """An instance and the calls inside it, oldest first. pace: seconds a call takes it, smoothed; end: how it ended."""
 
-    __slots__ = ("answered", "crashed", "emptied", "inside", "instance", "pace", "retiring")
+    __slots__ = ("answered", "crashed", "emptied", "end", "inside", "instance", "pace", "retiring")
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
@@ -50,6 +50,7 @@ class Seat:
         self.crashed = False
         self.retiring = False
         self.emptied: asyncio.Future[None] | None = None
+        self.end = ""
 
     def admits(self, task: TaskName) -> bool:
         """A handler that takes one call at a time gets the next few early only while they are short."""
@@ -58,16 +59,21 @@ class Seat:
         handler = self.instance.handlers.get(task)
         if handler is None:
             return True
-        room = handler.concurrency if handler.concurrency > 1 else min(_MAX_WINDOW, int(_WINDOW_TIME / self.pace))
-        return len(self.inside) < max(1, room)
+        if handler.concurrency == 1 and self.inside and self.instance.is_calling:
+            return False  # what waits behind a call that waits could be the very one that it waits for
+        if handler.concurrency > 1:
+            return len(self.inside) < handler.concurrency
+        early = not self.inside or (self.pace < _WINDOW_TIME and self.runs_in_order)
+        return early and len(self.inside) < max(1, min(_MAX_WINDOW, int(_WINDOW_TIME / self.pace)))
 
-    def runs_in_order(self, entry: Call) -> bool:
-        handler = self.instance.handlers.get(entry.call.task)
-        return handler is None or handler.concurrency == 1
+    @property
+    def runs_in_order(self) -> bool:
+        """Whether each call ends before the next starts; no longer where one handler runs calls side by side."""
+        return all(handler.concurrency == 1 for handler in self.instance.handlers.values())
 
     def has_started(self, entry: Call) -> bool:
         """Whether the call may have run, in part: of calls that run in order only the oldest, of a crash the first."""
-        return not self.runs_in_order(entry) or (not self.crashed and next(iter(self.inside), None) is entry)
+        return (not self.crashed and next(iter(self.inside), None) is entry) or not self.runs_in_order
 
     def leave(self, entry: Call) -> None:
         """The call is over in here."""

@@ -1,25 +1,39 @@
 """A SandboxSpec as the body of the engine's POST /containers/create: every default that isolates a task."""
 
+import hashlib
 import re
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+import msgspec
+
 from gridnode.errors import SandboxError
-from gridnode.model import InstanceId, NodeId
+from gridnode.model import InstanceId, Network, NodeId
 from gridnode.sandbox import SandboxSpec
+from gridnode.task_bounds import is_env_name, is_runtime_class
 
 LABEL_NODE: Final = "gridcontrol.node"
 LABEL_INSTANCE: Final = "gridcontrol.instance"
 LABEL_GRID: Final = "gridcontrol.grid"
 LABEL_TASK: Final = "gridcontrol.task"
 LABEL_RELEASE: Final = "gridcontrol.release"
+LABEL_SHAPE: Final = "gridcontrol.shape"
 
 RELEASE_MOUNT: Final = "/task"
 SOCKET_MOUNT: Final = "/run/grid"
 SOCKET_NAME: Final = "grid.sock"
+RUNTIMES_MOUNT: Final = "/usr/lib/gridnode/runtimes"
+SECRETS_MOUNT: Final = "/run/secrets"
 
-NOBODY: Final = "65534:65534"
-ENTRYPOINTS: Final = {"python": ("/usr/bin/python3", "-I", "/usr/lib/gridnode/runtimes/python.py")}
+SANDBOX_USER: Final = (65534, 65534)
+NOBODY: Final = "{}:{}".format(*SANDBOX_USER)
+ENTRYPOINTS: Final[dict[str, tuple[str, ...]]] = {
+    "python": ("python3", "-I", f"{RUNTIMES_MOUNT}/python.py"),
+    "node": ("node", f"{RUNTIMES_MOUNT}/node.js"),
+    "exec": ("python3", "-I", f"{RUNTIMES_MOUNT}/exec.py"),
+    "image": (),
+}
+"""What runs in a sandbox, found on the image's own PATH; nothing of ours with `image`, which speaks for itself."""
 
 MIN_MEMORY: Final = 16 * 1024 * 1024
 MIN_PIDS: Final = 8
@@ -43,8 +57,7 @@ def container_config(spec: SandboxSpec) -> dict[str, Any]:
     _check(spec)
     return {
         "Image": spec.image,
-        "Entrypoint": list(ENTRYPOINTS[spec.runtime]),
-        "Cmd": [],
+        **_program(spec),
         "Env": [f"{name}={value}" for name, value in environment(spec).items()],
         "Labels": labels(spec),
         "Hostname": spec.instance,
@@ -59,17 +72,23 @@ def container_config(spec: SandboxSpec) -> dict[str, Any]:
     }
 
 
+def _program(spec: SandboxSpec) -> dict[str, list[str]]:
+    program = ENTRYPOINTS[spec.runtime]
+    return {"Entrypoint": list(program), "Cmd": []} if program else {}
+
+
 def environment(spec: SandboxSpec) -> dict[str, str]:
-    """What the runtime learns from its environment; never a secret, `docker inspect` shows it."""
-    return {
+    """The task's own variables, and what the runtime learns; never a secret, `docker inspect` shows it."""
+    own = {
         "GRID_SOCKET": f"{SOCKET_MOUNT}/{SOCKET_NAME}",
         "GRID_TASK": spec.task,
         "GRID_FILE": spec.file,
         "GRID_NODE": spec.node_name,
         "GRID_INSTANCE": spec.instance,
-        "HOME": "/tmp",
-        "LANG": "C.UTF-8",
     }
+    if spec.concurrency:
+        own["GRID_CONCURRENCY"] = str(spec.concurrency)
+    return {"HOME": "/tmp", "LANG": "C.UTF-8"} | spec.env | own
 
 
 def labels(spec: SandboxSpec) -> dict[str, str]:
@@ -80,7 +99,14 @@ def labels(spec: SandboxSpec) -> dict[str, str]:
         LABEL_GRID: spec.grid,
         LABEL_TASK: spec.task,
         LABEL_RELEASE: spec.release,
+        LABEL_SHAPE: shape(spec),
     }
+
+
+def shape(spec: SandboxSpec) -> str:
+    """32 hex digits that are the same for instances started alike: whatever the spec says but which one it is."""
+    alike = msgspec.structs.replace(spec, instance=InstanceId(""), socket_dir="", secrets_dir="")
+    return hashlib.sha256(msgspec.json.encode(alike, order="deterministic")).hexdigest()[:32]
 
 
 def node_filters(node: NodeId, instance: InstanceId | None = None) -> list[str]:
@@ -102,11 +128,12 @@ def _isolation(spec: SandboxSpec) -> dict[str, Any]:
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
         "Privileged": False,
+        "Runtime": spec.runtime_class,
         "IpcMode": "private",
         "Init": True,
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,
-        "Mounts": [_mount(spec.release_dir, RELEASE_MOUNT), _mount(spec.socket_dir, SOCKET_MOUNT)],
+        "Mounts": [_mount(source, target) for source, target in _mounts(spec).items()],
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={spec.tmp_size},nr_inodes={_TMP_INODES}"},
         "ShmSize": spec.tmp_size,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": _LOG_SIZE, "max-file": _LOG_FILES}},
@@ -126,6 +153,12 @@ def _limits(spec: SandboxSpec) -> dict[str, Any]:
     }
 
 
+def _mounts(spec: SandboxSpec) -> dict[str, str]:
+    mounts = {spec.release_dir: RELEASE_MOUNT, spec.socket_dir: SOCKET_MOUNT}
+    optional = {spec.runtimes_dir: RUNTIMES_MOUNT, spec.secrets_dir: SECRETS_MOUNT}
+    return mounts | {source: target for source, target in optional.items() if source}
+
+
 def _mount(source: str, target: str) -> dict[str, Any]:
     # A mount, unlike a bind string, takes any path as it is, and fails when the source is missing instead of making it.
     return {
@@ -143,15 +176,20 @@ def _check(spec: SandboxSpec) -> None:
     for field, longest in _TEXTS.items():
         text = getattr(spec, field)
         _demand(0 < len(text) <= longest and text.isprintable(), spec, field)
-    for field in ("release_dir", "socket_dir"):
+    for field in ("release_dir", "socket_dir", *(["secrets_dir"] if spec.secrets_dir else [])):
         _demand(_is_mountable(getattr(spec, field)), spec, field)
+    _demand(not spec.runtimes_dir or _is_mountable(spec.runtimes_dir), spec, "runtimes_dir")
     file = PurePosixPath(spec.file)
     _demand(not file.is_absolute() and ".." not in file.parts, spec, "file")
     _demand(spec.runtime in ENTRYPOINTS, spec, "runtime")
+    _demand(spec.concurrency >= 0, spec, "concurrency")
     _demand(spec.memory >= MIN_MEMORY, spec, "memory")
     _demand(spec.pids >= MIN_PIDS, spec, "pids")
     _demand(0.01 <= spec.cpu <= MAX_CPU, spec, "cpu")
     _demand(0 < spec.tmp_size <= spec.memory, spec, "tmp_size")
+    _demand(spec.runtime_class == "" or is_runtime_class(spec.runtime_class), spec, "runtime_class")
+    _demand(spec.network is Network.NONE, spec, "network")
+    _demand(all(is_env_name(name) and "\0" not in value for name, value in spec.env.items()), spec, "env")
 
 
 def _is_mountable(path: str) -> bool:

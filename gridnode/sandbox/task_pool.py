@@ -1,16 +1,16 @@
 """One task file's instances on this node: started, watched, restarted, retired as their roster says."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from gridnode.errors import GridError, NotReady
+from gridnode.errors import EngineUnavailable, GridError, NotReady
 from gridnode.link import Cancel
-from gridnode.model import Done, Invocation, Outcome, Process, TaskName, TaskSpec
+from gridnode.model import Done, InstanceId, Invocation, Outcome, Process, TaskName, TaskSpec
 from gridnode.sandbox.calls import Calls
-from gridnode.sandbox.instance import Handler, Instance
+from gridnode.sandbox.instance import End, Handler, Instance
 from gridnode.sandbox.roster import (
     Effect,
     Ended,
@@ -33,7 +33,13 @@ from gridnode.sandbox.seat import Seat
 log = structlog.get_logger()
 
 _ASK_AGAIN = 5.0
+_ASK_ENGINE = 2.0
 _MAX_WHY = 4096
+_LATE = "was killed: a call in it went on past its deadline"
+_BUSY = "was stopped: it was still busy at the end of its drain"
+
+Make = Callable[[Callable[[Instance], None], InstanceId | None], Instance]
+"""An instance that reports to the function given: a fresh one, or one that runs already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +51,18 @@ class PoolLimits:
     stop_grace: float = 2.0
     drain_timeout: float = 30.0
     start_timeout: float = 60.0
+    adopt_timeout: float = 3.0
     starts_at_once: int = 4
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 class TaskPool:
-    """One task file's instances. make: a fresh one that reports to `on_ready`; on_change: handlers are known."""
+    """One task file's instances. make: one that is to run; on_change: handlers are known."""
 
     def __init__(
         self,
         spec: TaskSpec,
-        make: Callable[[Callable[[Instance], None]], Instance],
+        make: Make,
         limits: PoolLimits,
         wanted: int = 1,
         on_change: Callable[[], None] = lambda: None,
@@ -69,6 +76,7 @@ class TaskPool:
         self._loop = asyncio.get_running_loop()
         self._roster = Roster(limits.restarts)
         self._calls = Calls(limits.max_queued, limits.cancel_grace, self._kill)
+        self._adopted: list[Instance] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self._tick: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -114,17 +122,26 @@ class TaskPool:
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    async def start(self, adopted: list[Instance] | None = None) -> None:
-        """Start all wanted instances but those adopted, which serve already; raises the first that failed."""
+    async def adopt(self, found: Sequence[InstanceId]) -> None:
+        """Take over instances that run already, at most as many as are wanted; before `start`."""
+        adopted = await asyncio.gather(*(self._adopt_one(instance) for instance in found))
+        self._adopted = [instance for instance in adopted if instance]
+
+    async def start(self) -> None:
+        """Start all wanted instances but those adopted; raises the first that failed."""
         starts = self._roster.handle(Scaled(self._wanted), self._loop.time())
-        ready = list(adopted or [])[: len(starts)]
+        ready, self._adopted = self._adopted[: len(starts)], []
         jobs = [asyncio.create_task(self._start_one()) for _ in starts[len(ready) :]]
         try:
             if jobs:
                 await asyncio.wait(jobs, return_when=asyncio.FIRST_EXCEPTION)
+            for job in jobs:
+                if job.done():
+                    job.result()  # the one that failed, before those that are still starting
             ready += [job.result() for job in jobs]
-        finally:
+        except BaseException:
             await self._undo(jobs, ready)
+            raise
         for slot, instance in enumerate(ready):
             self._take_seat(slot, instance)
 
@@ -136,9 +153,8 @@ class TaskPool:
         if unfinished:
             await asyncio.wait(unfinished)
         started = [job.result() for job in jobs if not job.cancelled() and not job.exception()]
-        for instance in started:
-            if instance not in ready:
-                await asyncio.shield(self._remove(instance))
+        for instance in [*ready, *started]:
+            await asyncio.shield(self._remove(instance))
 
     def scale(self, wanted: int) -> None:
         """Have so many instances, none stops the task; those that go finish the calls inside them."""
@@ -155,8 +171,19 @@ class TaskPool:
         if not await self._calls.drained(self._limits.drain_timeout):
             log.warning("instance still busy at the end of its drain", calls=self.in_flight)
 
+    async def leave(self) -> None:
+        """Let go of all instances, which go on for the next life of this node."""
+        await self._close()
+        for seat in self._calls.seats.values():
+            seat.instance.leave()
+
     async def stop(self) -> None:
         """Stop all instances: calls inside end as crashed, those that wait as never started."""
+        await self._close()
+        removals = [self._remove(seat.instance, self._limits.stop_grace) for seat in self._calls.seats.values()]
+        await asyncio.gather(*removals)
+
+    async def _close(self) -> None:
         self._stopping = True
         if self._tick:
             self._tick.cancel()
@@ -165,8 +192,6 @@ class TaskPool:
             job.cancel()
         if self._jobs:
             await asyncio.wait(self._jobs)
-        removals = [self._remove(seat.instance, self._limits.stop_grace) for seat in self._calls.seats.values()]
-        await asyncio.gather(*removals)
 
     def _happened(self, event: Event) -> None:
         """Tell the roster, and do what it says."""
@@ -189,6 +214,8 @@ class TaskPool:
                 self._spawn(self._retire(seat), "retire")
             case GaveUp(why):
                 log.error("task is errored", task=self.spec.name, why=why)
+                if all(slot.state is SlotState.ERRORED for slot in self.slots):
+                    self._calls.refuse_waiting(self._not_serving(TaskName(self.spec.name)))
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         job = asyncio.create_task(work, name=name)
@@ -197,15 +224,42 @@ class TaskPool:
 
     async def _fill(self, slot: int) -> None:
         try:
-            instance = await self._start_one()
+            instance = await self._start_when_possible()
         except GridError as exc:
             log.warning("instance did not start", error=exc.message)
-            self._happened(StartFailed(slot, exc.trace or exc.message))
+            self._happened(StartFailed(slot, _told(exc.trace or "", exc.message)))
+        except Exception as exc:
+            log.exception("instance did not start")
+            self._happened(StartFailed(slot, f"internal error: {type(exc).__name__}"))
         else:
             self._take_seat(slot, instance)
 
+    async def _start_when_possible(self) -> Instance:
+        """An engine that does not answer is no fault of the task: wait for it, however long."""
+        while True:
+            try:
+                return await self._start_one()
+            except EngineUnavailable as exc:
+                log.warning("an instance waits for the engine", file=self.spec.file, error=exc.message)
+            await asyncio.sleep(_ASK_ENGINE)
+
+    async def _adopt_one(self, found: InstanceId) -> Instance | None:
+        """The instance of an earlier life, or None when it does not come back; it is then removed."""
+        instance = self._make(self._calls.connected, found)
+        try:
+            await instance.adopt(self._limits.adopt_timeout)
+        except GridError as exc:
+            log.warning("instance not adopted", instance=found, error=exc.message)
+            self._spawn(self._remove(instance), "remove")
+            return None
+        except BaseException:
+            instance.leave()
+            raise
+        log.info("instance adopted", file=self.spec.file, instance=found)
+        return instance
+
     async def _start_one(self) -> Instance:
-        instance = self._make(self._calls.connected)
+        instance = self._make(self._calls.connected, None)
         try:
             await instance.start(self._limits.start_timeout)
         except BaseException:
@@ -225,28 +279,34 @@ class TaskPool:
         """Wait for it to end and remove it; while its link stands, an engine that does not answer means nothing."""
         while True:
             try:
-                reason = await instance.ended()
+                end = await instance.ended()
                 break
             except GridError as exc:
-                reason = exc.message
+                end = End(f"was lost: {exc.message}")
             if not instance.is_ready:
                 break
             await asyncio.sleep(_ASK_AGAIN)
-        log.warning("instance ended", file=instance.spec.file, instance=instance.id, reason=reason)
+        log.warning("instance ended", file=instance.spec.file, instance=instance.id, reason=end.reason)
+        self._calls.ended(instance, end.reason)
         await self._remove(instance)
         self._calls.remove(instance)
-        self._happened(Ended(instance.id, reason))
+        self._happened(Ended(instance.id, _told(end.log, end.reason)))
 
     async def _retire(self, seat: Seat) -> None:
         """Let it finish the calls inside, for at most drain_timeout; that it then ends is for _watch to see."""
         await seat.empty(self._limits.drain_timeout)
-        await self._remove(seat.instance, self._limits.stop_grace)
+        await self._remove(seat.instance, self._limits.stop_grace, _BUSY)
 
     def _kill(self, seat: Seat) -> None:
-        self._spawn(self._remove(seat.instance), "kill")
+        self._spawn(self._remove(seat.instance, why=_LATE), "kill")
 
-    async def _remove(self, instance: Instance, grace: float = 0) -> None:
+    async def _remove(self, instance: Instance, grace: float = 0, why: str = "") -> None:
         try:
-            await instance.stop(grace)
+            await instance.stop(grace, why)
         except GridError as exc:
             log.warning("could not stop an instance", instance=instance.id, error=exc.message)
+
+
+def _told(log: str, reason: str) -> str:
+    """The last lines an instance wrote, then why it ended."""
+    return f"{log.rstrip()}\n{reason}".lstrip()

@@ -12,8 +12,8 @@ IGNORE_FILE = ".gridignore"
 
 _ALWAYS = re.compile(
     r"\.git|\.hg|\.svn|\.gridctl|\.demo|__pycache__|.*\.pyc|\.venv|\.DS_Store"
-    # The Gridfile holds the grid's secret; so do the copies that editors and people leave beside it.
-    r"|\.?Gridfile(?:[.~].*)?",
+    # The Gridfile and cards hold the grid's secrets; so do the copies that editors and people leave beside them.
+    r"|.*Gridfile.*|Card|.*\.card",
     re.DOTALL,
 )
 _CLASSES = {

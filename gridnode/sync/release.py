@@ -66,6 +66,7 @@ class Releases:
         job: asyncio.Task[None] | None = None
         if resume:
             await self._resume(resume)
+        await self._pool.reap()
         try:
             while True:
                 await self._news.wait()

@@ -43,6 +43,7 @@ class Fetch:
         self._patience = patience
         self._progress = progress
         self._liars: set[NodeId] = set()
+        self._slow: set[NodeId] = set()
         self._sizes: dict[ChunkHash, int] = {}
         self._have = 0
         self._total = 0
@@ -109,14 +110,18 @@ class Fetch:
     def _askable(self) -> list[NodeId]:
         peers = [peer for peer in self._sources.peers() if peer not in self._liars]
         random.shuffle(peers)
-        return peers
+        return sorted(peers, key=self._slow.__contains__)
 
     async def _ask(self, peer: NodeId, wanted: set[ChunkHash]) -> set[ChunkHash]:
         """The chunks that `peer` gave and that proved right."""
         try:
             link = await self._sources.bulk(peer)
             reply = await link.request(Op.CHUNKS_GET, messages.encode(list(wanted)), timeout=_REQUEST_TIMEOUT)
-        except (GridError, TimeoutError) as exc:
+        except TimeoutError:
+            log.info("a peer is slow to give chunks; it is asked last from now on", peer=peer)
+            self._slow.add(peer)
+            return set()
+        except GridError as exc:
             log.debug("peer did not give chunks", peer=peer, error=str(exc))
             return set()
         try:

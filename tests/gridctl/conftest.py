@@ -17,6 +17,7 @@ import uvloop
 
 from gridctl.new import new_gridfile
 from gridnode.node import Node, read_card
+from gridnode.sandbox import Keep
 from gridnode.settings import Settings
 from tests.fakes.process_sandbox import ProcessSandbox
 
@@ -116,7 +117,7 @@ async def _listens(port: int) -> bool:
 @pytest.fixture(scope="session")
 def make_grid() -> Iterator[Callable[[int], RunningGrid]]:
     """Starts a grid of so many nodes; all of them end with the session. What they log is not gridctl's output."""
-    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch, open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(nowhere))
         stack.callback(structlog.reset_defaults)
 
@@ -128,8 +129,8 @@ def make_grid() -> Iterator[Callable[[int], RunningGrid]]:
             made = new_gridfile(directory, "test", servers=["127.0.0.1"], seeds=seeds)
             grid = RunningGrid(made.path, ports)
 
-            def sandbox(node: object) -> ProcessSandbox:
-                grid.sandboxes.append(ProcessSandbox())
+            def sandbox(node: object, keep: Keep) -> ProcessSandbox:
+                grid.sandboxes.append(ProcessSandbox(keep=keep))
                 return grid.sandboxes[-1]
 
             patch.setattr("gridnode.node.DockerSandbox", sandbox)

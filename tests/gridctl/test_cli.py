@@ -165,7 +165,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_completion_answers_with_commands() -> None:
-    env = {"_GRIDCTL_COMPLETE": "bash_complete", "COMP_WORDS": "gridctl de", "COMP_CWORD": "1"}
+    env = {"_GRIDCTL_COMPLETE": "bash_complete", "COMP_WORDS": "gridctl dep", "COMP_CWORD": "1"}
     assert gridctl(**env)[1].split() == ["plain,deploy"]
 
 

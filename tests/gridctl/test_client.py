@@ -96,7 +96,7 @@ async def test_the_current_release_and_how_it_stands(hello_grid: RunningGrid) ->
         release = await grid.release()
         assert release is not None
         assert (release.project, release.sequence >= 1) == ("hello", True)
-        assert [task.name for task in release.tasks] == ["echo", "primes", "whoami", "words"]
+        assert [task.name for task in release.tasks] == ["echo", "primes", "uptime", "whoami", "words"]
         for member in await grid.nodes():
             report = await grid.report(member.record.id)
             assert report.node == member.record.id

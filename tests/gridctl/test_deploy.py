@@ -46,7 +46,7 @@ def test_the_first_deploy(grid: RunningGrid, project: Path, capsys: Capture) -> 
     assert deploy(grid, project) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert "scanned 5 files" in err
+    assert "scanned 6 files" in err
     assert "tasks: echo, primes, whoami, words" in err
     assert "sent " in err
     for name in ("node-1", "node-2"):
@@ -77,7 +77,7 @@ def test_only_what_changed_travels(grid: RunningGrid, project: Path, capsys: Cap
     assert second["sequence"] == first["sequence"] + 1
     assert second["sent"] < 1_000_000
     assert second["deduplicated"] > 1_000_000
-    assert second["files"] == 6
+    assert second["files"] == 7
     assert second["size"] > 2_000_000
     assert result(grid, "echo", capsys, "[1]") == ["new", [1]]
 

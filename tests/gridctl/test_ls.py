@@ -62,4 +62,4 @@ def test_the_nodes_of_a_grid(hello_grid: RunningGrid, capsys: pytest.CaptureFixt
     fields = json.loads(capsys.readouterr().out)
     assert fields["schema"] == 1
     assert [node["name"] for node in fields["nodes"]] == ["node-1", "node-2"]
-    assert fields["nodes"][0]["tasks"] == ["echo", "primes", "whoami", "words", "words.longest"]
+    assert fields["nodes"][0]["tasks"] == ["echo", "primes", "uptime", "whoami", "words", "words.longest"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gridctl import project as project_module
-from gridctl.project import Project, scan
+from gridctl.project import Project, configured_tasks, scan
 from gridnode.errors import ProjectInvalid
 from gridnode.sync.chunk import chunk_hash
 from gridnode.sync.manifest import ChunkList
@@ -94,6 +94,31 @@ def test_progress_is_told_in_bytes(top: Path) -> None:
     project = scan(top, on_progress=lambda done, total: told.append((done, total)))
     assert told == sorted(told)
     assert told[-1] == (project.size, project.size)
+
+
+def test_grid_toml_says_how_tasks_run(top: Path) -> None:
+    before = scan(top)
+    (top / "grid.toml").write_text("[tasks.req]\ninstances = 2\n")
+    project = scan(top)
+    assert [(task.name, task.instances) for task in project.tasks] == [("req", 2)]
+    assert "grid.toml" in contents(project)
+    assert [one.spec for one in configured_tasks(top)] == list(project.tasks)
+    (top / ".gridignore").write_text("grid.toml\n")
+    assert scan(top).tasks == project.tasks != before.tasks
+    assert "grid.toml" not in contents(scan(top))
+
+
+def test_a_fault_in_grid_toml_refuses_the_project(top: Path) -> None:
+    (top / "grid.toml").write_text("[tasks.rq]\n")
+    assert refused(top).message == "grid.toml, line 1: no task file makes a task rq; did you mean req?"
+
+
+def test_a_grid_toml_that_is_no_file(top: Path) -> None:
+    (top / "grid.toml").mkdir()
+    assert refused(top).message == "grid.toml is not a plain file"
+    (top / "grid.toml").rmdir()
+    (top / "grid.toml").symlink_to("tasks/req.py")
+    assert refused(top).message == "grid.toml is not a plain file"
 
 
 def test_no_tasks_directory(top: Path, tmp_path: Path) -> None:
@@ -210,3 +235,16 @@ def test_a_file_that_grows_while_it_is_read_is_named(top: Path) -> None:
 
     with log, pytest.raises(ProjectInvalid, match=r"z\.log changed while"):
         scan(top, on_progress=write_on)
+
+
+@pytest.mark.parametrize(
+    "text", ["grid_name = 'x'\ngrid_password = 'grid1-abc'\n", "issuer_key = '''\n-----BEGIN PRIVATE KEY-----\n'''\n"]
+)
+def test_a_gridfile_or_card_by_another_name_is_not_shipped(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "echo.py").write_text("def handler(event):\n    return event\n")
+    (tmp_path / "home.toml").write_text(text)
+    with pytest.raises(ProjectInvalid, match=r"home\.toml holds a grid's secret"):
+        scan(tmp_path)
+    (tmp_path / ".gridignore").write_text("home.toml\n")
+    assert scan(tmp_path).files == 2

@@ -21,8 +21,8 @@ def test_hello_has_its_tasks_and_keeps_the_application_here(tmp_path: Path) -> N
     copy_sample("hello", tmp_path / "hello")
     assert (tmp_path / "hello" / "app.py").is_file()
     project = scan(tmp_path / "hello")
-    assert [task.name for task in project.tasks] == ["echo", "primes", "whoami", "words"]
-    assert project.files == 5
+    assert [task.name for task in project.tasks] == ["echo", "primes", "uptime", "whoami", "words"]
+    assert project.files == 6
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -41,15 +41,56 @@ def test_links_are_none() -> None:
         tasks("tasks/ok.py", kind=EntryKind.LINK)
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"), [("tasks/run.js", F), ("tasks/a.sh", F), ("tasks/count", X), ("tasks/a.PY", F)]
-)
-def test_a_program_that_cannot_run_is_named(path: str, kind: EntryKind) -> None:
+@pytest.mark.parametrize("path", ["tasks/a.sh", "tasks/a.ts", "tasks/a.rb", "tasks/a.PY"])
+def test_a_program_that_cannot_run_is_named(path: str) -> None:
     with pytest.raises(ProjectInvalid) as caught:
-        find_tasks([(path, kind), ("tasks/ok.py", F)], lambda path: GOOD)
+        find_tasks([(path, F), ("tasks/ok.py", F)], lambda path: GOOD)
     assert path in caught.value.message
     assert "*.py" in caught.value.message
-    assert caught.value.hint
+    assert "chmod +x" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "source", "runtime"),
+    [
+        ("tasks/a.py", F, GOOD, "python"),
+        ("tasks/a.py", X, b"#!/usr/bin/env python3\n" + GOOD, "python"),
+        ("tasks/a.js", F, b"module.exports = () => 1", "node"),
+        ("tasks/a.cjs", F, b"", "node"),
+        ("tasks/a.mjs", X, b"\xff", "node"),
+        ("tasks/a", X, b"#!/bin/sh\necho 1\n", "exec"),
+        ("tasks/a.sh", X, b"#!/bin/sh", "exec"),
+        ("tasks/a.bin", X, b"\x7fELF\x02", "exec"),
+    ],
+)
+def test_the_runtime_of_a_file(path: str, kind: EntryKind, source: bytes, runtime: str) -> None:
+    (spec,) = find_tasks([(path, kind)], lambda path: source)
+    assert spec == TaskSpec("a", path, runtime)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [(b"echo 1\n", "no #! line"), (b"", "no #! line"), (b"#!/bin/sh\r\necho\r\n", "line ends")]
+)
+def test_an_executable_that_no_kernel_runs_is_named(source: bytes, said: str) -> None:
+    with pytest.raises(ProjectInvalid, match=said) as caught:
+        find_tasks([("tasks/a.sh", X)], lambda path: source)
+    assert "tasks/a.sh" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"exports.b = 1",
+        b"'use strict';\nmodule.exports.b= f",
+        b"export function b() {}",
+        b"export async function b() {}",
+        b"export const b = 1",
+    ],
+)
+def test_a_file_and_an_export_of_one_name(source: bytes) -> None:
+    sources = {"tasks/a.js": source, "tasks/a/b.py": GOOD}
+    with pytest.raises(ProjectInvalid, match=r"tasks/a/b\.py and the function b in tasks/a\.js both make"):
+        find_tasks([(path, F) for path in sources], sources.__getitem__)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def feed(inbox: form.Inbox, stream: bytes, sizes: list[int]) -> list[form.Frame]
 def test_frames_come_out_as_they_went_in_however_they_are_cut(sent: list[Frame], sizes: list[int]) -> None:
     inbox = form.Inbox()
     got = feed(inbox, b"".join(wire.encode(frame) for frame in sent), sizes if max(sizes) > 500 else [*sizes, 5000])
-    want = [(f.kind, f.call_id, f.op, f.deadline_ms, f.name.encode(), f.meta, f.body) for f in sent]
+    want = [(f.kind, f.call_id, f.op, f.deadline_ms, f.name.encode(), f.meta, f.body, f.flags) for f in sent]
     assert [tuple(frame) for frame in got] == want
     assert len(inbox.space()) == form.BUFFER_SIZE
 

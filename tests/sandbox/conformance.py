@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,8 @@ import pytest
 from gridnode import wire
 from gridnode.errors import GridError, SandboxError
 from gridnode.model import InstanceId, NodeId
-from gridnode.sandbox import Sandbox, SandboxSpec
+from gridnode.sandbox import Output, Sandbox, SandboxSpec
+from gridnode.sandbox.runtime_files import lay_out
 from gridnode.wire import Frame, Kind, Op
 
 PATIENCE = 20.0
@@ -120,6 +122,7 @@ class Place:
         self.node, self.image = node, image
         self.root = Path(tempfile.mkdtemp(prefix="grid-", dir="/tmp"))
         self.root.chmod(0o755)
+        self.runtimes = lay_out(self.root / "runtimes")
 
     def spec(self, source: str, task: str = "req", memory: int = 96 * 1024 * 1024, **fields: Any) -> SandboxSpec:
         """A project of one file with this source, and an instance to serve it."""
@@ -140,6 +143,7 @@ class Place:
             "image": self.image,
             "release_dir": str(release),
             "socket_dir": str(sockets),
+            "runtimes_dir": str(self.runtimes),
             "memory": memory,
             "cpu": 1.0,
             "tmp_size": 16 * 1024 * 1024,
@@ -157,6 +161,15 @@ async def _logs_ending(sandbox: Sandbox, instance: InstanceId, end: str) -> str:
     while not text.endswith(end) and asyncio.get_running_loop().time() < deadline:
         text = await sandbox.logs(instance, 3)
     return text
+
+
+async def _lines_after(sandbox: Sandbox, instance: InstanceId, since: int, count: int) -> list[Output]:
+    """The lines later than `since`, once the backend has taken in as many as are expected."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    lines: list[Output] = []
+    while len(lines) < count and asyncio.get_running_loop().time() < deadline:
+        lines = await sandbox.log_lines(instance, since, 1000)
+    return lines
 
 
 class SandboxConformance:
@@ -211,6 +224,30 @@ class SandboxConformance:
             text = await _logs_ending(sandbox, spec.instance, "line 4999\n")
             assert text.splitlines() == ["line 4997", "line 4998", "line 4999"]
             assert len(await sandbox.logs(spec.instance, 10**9)) <= 64 * 1024
+
+    async def test_lines_have_a_time_and_a_stream_and_are_the_newest(self, sandbox: Sandbox, place: Place) -> None:
+        source = "import sys\ndef handler(event):\n    for n in range(event):\n        print('line', n)\n"
+        source += "    print('x' * 20_000, file=sys.stderr)\n"
+        spec = place.spec(source)
+        began = time.time_ns()
+        async with Listener(Path(spec.socket_dir)) as listener:
+            await sandbox.start(spec)
+            line = await listener.line()
+            await line.ask("req", 300)
+            lines = await _lines_after(sandbox, spec.instance, 0, 301)
+            printed = [one.text for one in lines if one.stream == "stdout"]
+            assert printed == [f"line {number}" for number in range(300)]
+            assert [one.text for one in lines if one.stream == "stderr"] == ["x" * 8192 + "…"]
+            assert lines == sorted(lines, key=lambda one: one.time)
+            assert began <= lines[0].time <= lines[-1].time <= time.time_ns()
+            newest = await sandbox.log_lines(spec.instance, 0, 7)
+            assert (len(newest), set(newest) <= set(lines)) == (7, True)
+            assert await sandbox.log_lines(spec.instance, lines[-1].time, 1000) == []
+            known = lines[-1].time
+            await line.ask("req", 100)
+            fresh = await _lines_after(sandbox, spec.instance, known, 101)
+            assert [one.text for one in fresh if one.stream == "stdout"] == [f"line {number}" for number in range(100)]
+        assert await sandbox.log_lines(InstanceId("00000000"), 0, 10) == []
 
     async def test_stop_removes_it_and_ends_a_wait(self, sandbox: Sandbox, place: Place) -> None:
         spec = place.spec(ECHO)

@@ -11,7 +11,7 @@ import pytest
 
 from gridnode.errors import SandboxError
 from gridnode.model import InstanceId, NodeId
-from gridnode.sandbox import Exit
+from gridnode.sandbox import Exit, Held
 from gridnode.sandbox.docker import DockerSandbox
 
 INSTANCE = InstanceId("0a1b2c3d")
@@ -110,3 +110,25 @@ async def test_a_bad_answer_is_a_typed_error(engine: Engine, sandbox: DockerSand
     engine.answers["/containers/json"] = (status, body)
     with pytest.raises(SandboxError):
         await sandbox.running()
+
+
+@pytest.mark.parametrize(("finished", "removed"), [("2020-01-01T00:00:00.123456789Z", 1), ("2100-01-01T00:00:00Z", 0)])
+async def test_what_ended_long_ago_is_swept(
+    engine: Engine, sandbox: DockerSandbox, finished: str, removed: int
+) -> None:
+    row = {"Id": "c1", "Labels": {"gridcontrol.instance": INSTANCE}, "State": "exited", "Created": 1}
+    engine.answers["/containers/json"] = (200, [row])
+    engine.answers["/containers/c1/json"] = (200, {"State": {"Status": "exited", "FinishedAt": finished}})
+    engine.answers["/containers/c1"] = (204, b"")
+    assert await sandbox.sweep("g", 60) == removed
+
+
+async def test_what_it_holds_is_told_with_what_it_was_started_as(engine: Engine, sandbox: DockerSandbox) -> None:
+    told = {"gridcontrol.release": "ab", "gridcontrol.task": "echo", "gridcontrol.shape": "cd"}
+    row = {"Id": "c1", "Labels": {"gridcontrol.instance": INSTANCE} | told, "State": "running"}
+    bare = {"Id": "c2", "Labels": {"gridcontrol.instance": "00000001"}}
+    engine.answers["/containers/json"] = (200, [row, bare])
+    assert await sandbox.held() == [
+        Held(INSTANCE, "ab", "echo", "cd", True),
+        Held(InstanceId("00000001"), "", "", "", False),
+    ]

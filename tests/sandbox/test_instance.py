@@ -11,6 +11,7 @@ import pytest
 from gridnode import wire
 from gridnode.errors import (
     BodyTooLarge,
+    Forbidden,
     FrameInvalid,
     GridError,
     InstanceFailed,
@@ -23,7 +24,7 @@ from gridnode.link import LinkLimits
 from gridnode.model import InstanceId, Invocation, InvocationId, NodeId, Outcome, TaskName
 from gridnode.sandbox import Exit, SandboxSpec
 from gridnode.sandbox import instance as module
-from gridnode.sandbox.instance import SOCKET, Instance
+from gridnode.sandbox.instance import SOCKET, End, Instance
 from gridnode.wire import FLAG_ERROR, Frame, Kind, Op
 from tests.fakes.peers import Raw, until
 
@@ -302,7 +303,7 @@ async def test_calls_from_inside_are_refused(instance: Instance, puppet: Puppet)
     for _ in [*Op, 999]:
         frame = await raw.frame()
         assert frame
-        assert isinstance(wire.decode_error(frame.body), NotReady)
+        assert isinstance(wire.decode_error(frame.body), NotReady | Forbidden)
 
 
 # -- ending ---------------------------------------------------------------------------------------------------------
@@ -311,7 +312,64 @@ async def test_calls_from_inside_are_refused(instance: Instance, puppet: Puppet)
 async def test_it_says_how_it_ended(instance: Instance, puppet: Puppet) -> None:
     await started(instance, puppet)
     puppet.ended.set_result(Exit(137, oom=True))
-    assert await instance.ended() == "out of memory"
+    assert await instance.ended() == End("was killed: out of memory (limit 64 MB)", "")
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (Exit(0), "exited with code 0"),
+        (Exit(1, oom=True), "exited with code 1, after one of its processes ran out of memory (limit 256 MB)"),
+        (Exit(137, oom=True), "was killed: out of memory (limit 256 MB)"),
+        (Exit(137), "was killed by SIGKILL"),
+        (Exit(139), "was killed by SIGSEGV"),
+        (Exit(139, oom=True), "was killed by SIGSEGV"),
+        (Exit(255), "exited with code 255"),
+        (Exit(128), "exited with code 128"),
+    ],
+)
+def test_ends_are_told_apart(end: Exit, words: str) -> None:
+    assert module.describe(end, 256 << 20) == words
+
+
+async def test_what_it_was_stopped_for_is_how_it_ended(instance: Instance, puppet: Puppet) -> None:
+    await started(instance, puppet)
+    await instance.stop(0, "was stopped for a test")
+    await instance.stop(0, "was stopped again")
+    puppet.ended.set_result(Exit(137))
+    assert (await instance.ended()).reason == "was stopped for a test"
+
+
+async def test_one_that_runs_already_is_adopted(instance: Instance, puppet: Puppet) -> None:
+    adopting = asyncio.ensure_future(instance.adopt(5))
+    raw = await puppet.connect(hello())
+    await adopting
+    await raw.frame()
+    assert (instance.is_ready, puppet.started) == (True, 0)
+    outcomes, _ = invoke(instance)
+    frame = await raw.frame()
+    assert frame
+    raw.send(Frame(Kind.REPLY, frame.call_id, body=b"2"))
+    await until(lambda: outcomes)
+    assert outcomes[0].body == b"2"
+
+
+async def test_one_that_stays_away_is_not_adopted(instance: Instance) -> None:
+    with pytest.raises(InstanceFailed, match="did not come back"):
+        await instance.adopt(0.05)
+
+
+async def test_the_next_life_listens_where_the_last_one_did(instance: Instance, puppet: Puppet) -> None:
+    await started(instance, puppet)
+    instance.leave()
+    assert (puppet.directory / "s").exists()
+    again = make(puppet)
+    adopting = asyncio.ensure_future(again.adopt(5))
+    await until(lambda: again._server)
+    await puppet.connect(hello())
+    await adopting
+    assert puppet.stopped == 0
+    again.leave()
 
 
 async def test_a_runtime_that_stays_off_its_socket_has_ended(
@@ -321,7 +379,7 @@ async def test_a_runtime_that_stays_off_its_socket_has_ended(
     raw = await started(instance, puppet)
     raw.writer.transport.abort()
     async with asyncio.timeout(5):
-        assert await instance.ended() == "left its socket"
+        assert await instance.ended() == End("closed its connection and did not come back", "last words")
 
 
 async def test_a_runtime_that_comes_back_serves_on(

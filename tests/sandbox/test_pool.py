@@ -13,6 +13,7 @@ import pytest
 
 from gridnode.errors import (
     CallTimeout,
+    EngineUnavailable,
     GridError,
     NoCapacity,
     NotReady,
@@ -260,7 +261,7 @@ async def test_a_start_that_takes_too_long(grounds: Callable[..., Ground]) -> No
 
 async def test_the_switch_lets_calls_inside_the_old_release_finish(ground: Ground) -> None:
     await ground.serve(1, echo=ECHO)
-    inside, _ = ground.call("echo.nap", 0.4)
+    inside, _ = ground.call("echo.nap", 2)
     queued, _ = ground.call("echo")
     await ground.serve(2, echo=ECHO)
     assert (await ground.result("echo"))["release"] == 2
@@ -285,6 +286,7 @@ async def test_closing_stops_the_releases_that_drain_too(ground: Ground) -> None
 async def test_sandboxes_of_an_earlier_life_are_reaped(grounds: Callable[..., Ground]) -> None:
     ground = grounds()
     await ground.serve(echo=ECHO)
+    await ground.pool.find()
     await ground.pool.reap()
     assert await ground.sandbox.running() == []
 
@@ -309,3 +311,61 @@ async def test_a_task_that_asks_for_labels_runs_where_they_are(ground: Ground) -
     )
     ground.pool.activate(await ground.pool.prepare(msgspec.structs.replace(release, tasks=tasks), directory))
     assert {task.partition(".")[0] for task in ground.pool.tasks} == {"here"}
+
+
+def next_life(ground: Ground) -> Ground:
+    """The same node started again, with its sandboxes still there."""
+    again = Ground(ground._directory, ground.run_dir)
+    again.sandbox = ground.sandbox
+    again.pool._sandbox = ground.sandbox
+    return again
+
+
+async def test_the_next_life_adopts_what_runs_and_serves_with_it(ground: Ground) -> None:
+    release, directory = ground.release(1, echo=ECHO, wide=WIDE)
+    ground.pool.activate(await ground.pool.prepare(release, directory))
+    before = {(await ground.result("echo"))["pid"], *await ground.sandbox.running()}
+    await ground.pool.leave()
+    again = next_life(ground)
+    await again.pool.find()
+    again.pool.activate(await again.pool.prepare(release, directory))
+    await again.pool.reap()
+    assert {(await again.result("echo"))["pid"], *await again.sandbox.running()} == before
+    await again.pool.close()
+
+
+async def test_the_next_life_adopts_nothing_that_was_started_otherwise(ground: Ground) -> None:
+    release, directory = ground.release(1, echo=ECHO)
+    ground.pool.activate(await ground.pool.prepare(release, directory))
+    before = await ground.sandbox.running()
+    await ground.pool.leave()
+    again = next_life(ground)
+    await again.pool.find()
+    (task,) = release.tasks
+    other = msgspec.structs.replace(release, tasks=(msgspec.structs.replace(task, memory=task.memory * 2),))
+    again.pool.activate(await again.pool.prepare(other, directory))
+    await again.pool.reap()
+    after = await again.sandbox.running()
+    assert (len(after), set(after) & set(before)) == (1, set())
+    await again.pool.close()
+
+
+async def test_a_pool_that_drains_refuses_and_finishes(ground: Ground) -> None:
+    await ground.serve(echo=ECHO)
+    inside, _ = ground.call("echo.nap", 0.2)
+    ground.pool.drain()
+    refused = await ground.outcome("echo")
+    assert (type(refused.error), refused.started) == (NotReady, False)
+    await ground.pool.finished()
+    assert inside[0].body == b'"rested"'
+
+
+async def test_an_engine_that_is_away_is_no_fault_of_the_release(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(spec: object) -> None:
+        raise EngineUnavailable("down")
+
+    monkeypatch.setattr(ground.sandbox, "start", away)
+    with pytest.raises(EngineUnavailable):
+        await ground.pool.prepare(*ground.release(1, echo=ECHO, wide=WIDE))

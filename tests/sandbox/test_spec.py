@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridnode.errors import SandboxError
-from gridnode.model import InstanceId, NodeId
+from gridnode.model import InstanceId, Network, NodeId
 from gridnode.sandbox import SandboxSpec
-from gridnode.sandbox.spec import container_config, container_id, container_name, environment, node_filters
+from gridnode.sandbox.spec import container_config, container_id, container_name, environment, node_filters, shape
 
 SPEC = SandboxSpec(
     instance=InstanceId("0a1b2c3d"),
@@ -64,6 +64,16 @@ def test_mounts_are_the_release_and_the_socket_only_and_read_only() -> None:
     assert all(m["ReadOnly"] and m["Type"] == "bind" and m["BindOptions"]["Propagation"] == "rprivate" for m in mounts)
 
 
+def test_secrets_are_mounted_read_only_where_there_are_any() -> None:
+    mounts = container_config(changed(secrets_dir="/run/gridnode/0a1b2c3d/secrets"))["HostConfig"]["Mounts"]
+    assert [(m["Target"], m["ReadOnly"]) for m in mounts if m["Source"].endswith("/secrets")] == [
+        ("/run/secrets", True)
+    ]
+    for wrong in ("secrets", "/run/../secrets/x", "/secrets", "/run/a\nb/c"):
+        with pytest.raises(SandboxError):
+            container_config(changed(secrets_dir=wrong))
+
+
 def test_a_node_finds_its_sandboxes_by_label() -> None:
     labels = container_config(SPEC)["Labels"]
     assert labels == {
@@ -72,6 +82,7 @@ def test_a_node_finds_its_sandboxes_by_label() -> None:
         "gridcontrol.grid": "home",
         "gridcontrol.task": "req",
         "gridcontrol.release": SPEC.release,
+        "gridcontrol.shape": shape(SPEC),
     }
     for wanted in node_filters(SPEC.node, SPEC.instance):
         name, value = wanted.split("=")
@@ -88,6 +99,38 @@ def test_the_runtime_learns_where_it_is() -> None:
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
     }
+
+
+def test_the_runtime_learns_its_concurrency_where_a_task_sets_one() -> None:
+    assert environment(changed(concurrency=7))["GRID_CONCURRENCY"] == "7"
+    assert "GRID_CONCURRENCY" not in environment(SPEC)
+
+
+@pytest.mark.parametrize("runtime", ["python", "node", "exec"])
+def test_a_runtime_of_ours_runs_in_any_image(runtime: str) -> None:
+    config = container_config(
+        changed(runtime=runtime, image="python:3.12", runtimes_dir="/var/lib/gridnode/runtimes/ab")
+    )
+    assert config["Entrypoint"][-1].startswith("/usr/lib/gridnode/runtimes/")
+    assert config["Cmd"] == []
+    mounts = {mount["Target"]: mount for mount in config["HostConfig"]["Mounts"]}
+    assert mounts["/usr/lib/gridnode/runtimes"]["Source"] == "/var/lib/gridnode/runtimes/ab"
+    assert mounts["/usr/lib/gridnode/runtimes"]["ReadOnly"]
+
+
+def test_an_image_that_speaks_for_itself_keeps_its_entrypoint() -> None:
+    assert {"Entrypoint", "Cmd"}.isdisjoint(container_config(changed(runtime="image")))
+
+
+def test_a_task_has_variables_of_its_own() -> None:
+    found = environment(changed(env={"GREETING": "a=b\nc", "HOME": "/task"}))
+    assert found == environment(SPEC) | {"GREETING": "a=b\nc", "HOME": "/task"}
+    assert "GREETING=a=b\nc" in container_config(changed(env={"GREETING": "a=b\nc"}))["Env"]
+
+
+def test_a_runtime_class_is_the_engines_runtime() -> None:
+    assert container_config(changed(runtime_class="runsc"))["HostConfig"]["Runtime"] == "runsc"
+    assert container_config(SPEC)["HostConfig"]["Runtime"] == "", "the engine's own choice"
 
 
 @pytest.mark.parametrize(
@@ -108,11 +151,18 @@ def test_the_runtime_learns_where_it_is() -> None:
         ("release_dir", "/var/lib/../x"),
         ("socket_dir", "/run/grid\n/x"),
         ("runtime", "cobol"),
+        ("runtimes_dir", "runtimes"),
+        ("concurrency", -1),
         ("memory", 1024),
         ("pids", 0),
         ("cpu", 0.0),
         ("cpu", float("nan")),
         ("tmp_size", 1 << 40),
+        ("runtime_class", "-x"),
+        ("network", Network.EGRESS),
+        ("env", {"GRID_SOCKET": "/tmp/other"}),
+        ("env", {"A=B": ""}),
+        ("env", {"A": "\0"}),
     ],
 )
 def test_a_field_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:

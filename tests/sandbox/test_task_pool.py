@@ -22,8 +22,8 @@ from gridnode.errors import (
 )
 from gridnode.link import Cancel
 from gridnode.model import Done, InstanceId, Invocation, InvocationId, Outcome, TaskName, TaskSpec
-from gridnode.sandbox import seat, task_pool
-from gridnode.sandbox.instance import Handler, Instance
+from gridnode.sandbox import calls, seat, task_pool
+from gridnode.sandbox.instance import End, Handler, Instance
 from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.task_pool import PoolLimits, TaskPool
 from tests.fakes.peers import until
@@ -36,18 +36,22 @@ FAST = PoolLimits(max_queued=3, cancel_grace=0.05, drain_timeout=0.2, restarts=Q
 class Scripted:
     """An Instance without a sandbox: the test answers its calls, and ends it."""
 
-    def __init__(self, number: int, start: Callable[[], Any]) -> None:
+    def __init__(self, number: int, start: Callable[[], Any], mixed: bool = True) -> None:
         self.id = InstanceId(f"{number:08x}")
+        self.read_to_end = True
+        self.is_calling = False
         self.spec = SimpleNamespace(file="tasks/echo.py", instance=self.id)
-        self.handlers = {ECHO: Handler(ECHO), WIDE: Handler(WIDE, 4)}
+        self.handlers = {ECHO: Handler(ECHO)} | ({WIDE: Handler(WIDE, 4)} if mixed else {})
         self.is_ready = False
+        self.left = False
+        self.why = ""
         self.inside: dict[str, Done] = {}
         self.asked_to_stop: list[str] = []
         self.stops = 0
         self.waits = 0
         self.wait_error: GridError | None = None
         self._start = start
-        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     async def start(self, timeout: float) -> None:
         await asyncio.sleep(0)
@@ -56,15 +60,22 @@ class Scripted:
             await outcome
         self.is_ready = True
 
-    async def ended(self) -> str:
+    async def adopt(self, timeout: float) -> None:
+        await self.start(timeout)
+
+    def leave(self) -> None:
+        self.left = True
+
+    async def ended(self) -> End:
         self.waits += 1
         if self.wait_error:
             raise self.wait_error
         return await asyncio.shield(self.end)
 
-    async def stop(self, grace: float) -> None:
+    async def stop(self, grace: float, why: str = "") -> None:
         await asyncio.sleep(0)
         self.stops += 1
+        self.why = why
         self.crash()
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
@@ -79,9 +90,11 @@ class Scripted:
     def crash(self) -> None:
         self.is_ready = False
         for call_id in list(self.inside):
-            self.inside.pop(call_id)(Outcome(error=TaskCrashed("crashed"), instance=self.id))
+            self.inside.pop(call_id)(
+                Outcome(error=TaskCrashed("crashed"), instance=self.id, started=not self.read_to_end)
+            )
         if not self.end.done():
-            self.end.set_result("exit code 1")
+            self.end.set_result(End(self.why or "exited with code 1", "last words"))
 
 
 @dataclass
@@ -90,8 +103,10 @@ class Room:
 
     limits: PoolLimits = FAST
     wanted: int = 1
+    mixed: bool = True
     instances: list[Scripted] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
+    adopted: list[InstanceId] = field(default_factory=list)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     cancels: dict[str, Cancel] = field(default_factory=dict)
     fail: Callable[[], Any] = lambda: None
@@ -99,9 +114,10 @@ class Room:
     def __post_init__(self) -> None:
         self.pool = TaskPool(TaskSpec("echo", "tasks/echo.py"), self._make, self.limits, self.wanted)
 
-    def _make(self, on_ready: Callable[[Instance], None]) -> Instance:
+    def _make(self, on_ready: Callable[[Instance], None], found: InstanceId | None) -> Instance:
         self.starts.append(asyncio.get_running_loop().time())
-        self.instances.append(Scripted(len(self.instances), self.fail))
+        self.adopted += [found] if found else []
+        self.instances.append(Scripted(len(self.instances), self.fail, self.mixed))
         return cast(Instance, self.instances[-1])
 
     @property
@@ -137,7 +153,7 @@ async def room(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 async def swift() -> Any:
     """Answers come at once: the next few calls are sent early."""
-    room = Room()
+    room = Room(mixed=False)
     await room.pool.start()
     yield room
     await room.pool.stop()
@@ -160,7 +176,7 @@ async def warm(room: Room) -> None:
 
 
 async def test_short_calls_are_sent_early_and_answered_in_order() -> None:
-    room = Room(PoolLimits(max_queued=100, restarts=QUICK))
+    room = Room(PoolLimits(max_queued=100, restarts=QUICK), mixed=False)
     await room.pool.start()
     room.call("0")
     room.call("1")
@@ -188,6 +204,33 @@ async def test_a_crash_ends_the_oldest_call_and_those_sent_early_run_elsewhere(s
         await until(lambda call_id=call_id: call_id in swift.instance.inside)  # type: ignore[misc]
         swift.instance.answer(call_id)
         assert (await swift.outcome(call_id)).instance == swift.instance.id != first.id
+
+
+async def test_after_a_link_that_broke_unread_every_call_inside_may_have_run(swift: Room) -> None:
+    await warm(swift)
+    first = swift.instance
+    first.read_to_end = False
+    for call_id in "abc":
+        swift.call(call_id)
+    first.crash()
+    for call_id in "abc":
+        await swift.error(call_id, TaskCrashed, started=True)
+
+
+async def test_nothing_is_sent_early_to_a_file_that_runs_calls_side_by_side() -> None:
+    room = Room(PoolLimits(max_queued=10, restarts=QUICK))
+    await room.pool.start()
+    await warm(room)
+    for call_id in "ab":
+        room.call(call_id, task=WIDE)
+    room.call("c")
+    assert list(room.instance.inside) == ["a", "b"]
+    room.instance.answer("a")
+    room.instance.answer("b")
+    assert list(room.instance.inside) == ["c"]
+    room.instance.crash()
+    await room.error("c", TaskCrashed, started=True)
+    await room.pool.stop()
 
 
 async def test_a_deadline_of_a_call_sent_early_was_in_the_queue(swift: Room) -> None:
@@ -529,3 +572,117 @@ async def take(room: Room, step: str, number: int) -> None:
         case _:
             for _ in range(number):
                 await asyncio.sleep(0)
+
+
+# -- honest ends ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_caller_of_a_crashed_call_is_told_how_its_instance_ended(room: Room) -> None:
+    room.call("a")
+    first = room.instance
+    for call_id in list(first.inside):
+        first.inside.pop(call_id)(Outcome(error=TaskCrashed("connection lost"), instance=first.id))
+    first.is_ready = False
+    await asyncio.sleep(0)
+    assert room.outcomes["a"] == [], "the engine has not said yet"
+    first.end.set_result(End("was killed: out of memory (limit 256 MB)", "last words\n"))
+    error = (await room.outcome("a")).error
+    assert (type(error), str(error)) == (
+        TaskCrashed,
+        "the instance was killed: out of memory (limit 256 MB) with the call inside it",
+    )
+    await until(lambda: room.pool.slots[0].why or len(room.instances) > 1)
+
+
+async def test_an_engine_that_does_not_say_why_holds_nobody_up(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_REASON_WITHIN", 0.05)
+    room.call("a")
+    room.call("b")
+    room.instance.is_ready = False
+    room.instance.inside.pop("a")(Outcome(error=TaskCrashed("connection lost"), instance=room.instance.id))
+    assert str((await room.outcome("a")).error) == "connection lost"
+    assert room.outcomes["b"] == []
+
+
+async def test_a_call_given_up_while_its_end_is_unknown_ends_once(room: Room) -> None:
+    room.call("a")
+    room.instance.is_ready = False
+    room.instance.inside.pop("a")(Outcome(error=TaskCrashed("connection lost"), instance=room.instance.id))
+    room.cancels["a"]()
+    await room.error("a", NotReady, started=True)
+    room.instance.crash()
+    await until(lambda: len(room.instances) == 2)
+    assert len(room.outcomes["a"]) == 1
+    await room.pool.drained()
+
+
+async def test_the_last_lines_and_the_end_are_what_a_slot_says() -> None:
+    room = Room(PoolLimits(restarts=RestartPolicy(first=60)))
+    await room.pool.start()
+    room.instance.crash()
+    await until(lambda: room.pool.slots[0].why)
+    assert next(room.pool.processes()).why == "last words\nexited with code 1"
+    await room.pool.stop()
+
+
+async def test_neighbours_of_a_call_that_does_not_stop_are_told_so(room: Room) -> None:
+    room.call("late", 0.02, task=WIDE)
+    room.call("neighbour", task=WIDE)
+    await room.error("late", CallTimeout, started=True)
+    assert "past its deadline" in str((await room.outcome("neighbour")).error)
+
+
+# -- adoption -------------------------------------------------------------------------------------------------------
+
+
+async def test_instances_found_running_are_adopted_and_the_rest_started() -> None:
+    room = Room(wanted=2)
+    await room.pool.adopt([InstanceId("ab" * 4)])
+    await room.pool.start()
+    assert [process.state for process in room.pool.processes()] == ["ready", "ready"]
+    assert room.adopted == [InstanceId("ab" * 4)]
+    assert len(room.instances) == 2
+    await room.pool.stop()
+
+
+async def test_one_that_does_not_come_back_is_removed_and_another_started() -> None:
+    room = Room()
+    errors = [InstanceFailed("did not come back")]
+    room.fail = lambda: (_ for _ in ()).throw(errors.pop()) if errors else None
+    await room.pool.adopt([InstanceId("ab" * 4)])
+    await room.pool.start()
+    await until(lambda: room.instances[0].stops)
+    assert room.instance.is_ready
+    assert len(room.instances) == 2
+    await room.pool.stop()
+
+
+async def test_one_adopted_is_removed_when_the_others_do_not_start() -> None:
+    room = Room(wanted=2)
+    await room.pool.adopt([InstanceId("ab" * 4)])
+    room.fail = lambda: (_ for _ in ()).throw(InstanceFailed("no"))
+    with pytest.raises(InstanceFailed):
+        await room.pool.start()
+    assert [instance.stops for instance in room.instances] == [1, 1]
+
+
+async def test_leaving_stops_no_instance(room: Room) -> None:
+    room.call("inside")
+    room.call("queued")
+    await room.pool.leave()
+    await room.error("queued", NotReady, started=False)
+    assert (room.instance.left, room.instance.stops) == (True, 0)
+
+
+async def test_an_engine_that_is_away_is_waited_for_and_counts_as_no_failure(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_pool, "_ASK_ENGINE", 0.01)
+    errors = [EngineUnavailable("down") for _ in range(20)]
+    room.fail = lambda: (_ for _ in ()).throw(errors.pop()) if errors else None
+    room.instance.crash()
+    room.call("a")
+    await until(lambda: not errors and room.instance.inside)
+    room.instance.answer("a")
+    assert not (await room.outcome("a")).error
+    assert room.pool.slots[0].restarts == 1

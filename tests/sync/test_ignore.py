@@ -141,6 +141,10 @@ def test_nested_files_agree_with_git(checkout: Path, rules: bytes, nested: dict[
         "d/e/Gridfile",
         "Gridfile~",
         "Gridfile.bak",
+        "Gridfile-old",
+        "#Gridfile#",
+        "Card",
+        "attic.card",
         ".Gridfile.swp",
         "tasks/Gridfile.old",
     ],
@@ -152,7 +156,7 @@ def test_some_names_never_leave_whatever_the_rules_say(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["node_modules", "gridfile.py", "MyGridfile", ".gitignore", "pycache", ".gridignore", "a.py"]
+    "path", ["node_modules", "gridfile.py", "card.py", ".gitignore", "pycache", ".gridignore", "a.py"]
 )
 def test_other_names_stay(path: str) -> None:
     assert not Ignore().ignores(path, is_dir=False)

@@ -58,6 +58,7 @@ class Stage:
         self.materialise_error: GridError | None = None
         self.save_error: GridError | None = None
         self.release: Release | None = None
+        self.reaps: list[Release | None] = []
         everything = cast(Any, self)
         self.releases = Releases(ME, everything, everything, self._fetch, self.statuses.append)
         self.job: asyncio.Task[None] | None = None
@@ -106,6 +107,9 @@ class Stage:
 
     async def drained(self) -> None:
         await self.draining(0)
+
+    async def reap(self) -> None:
+        self.reaps.append(self.release)
 
     async def becomes(self, sequence: int, state: ReleaseState) -> None:
         def there() -> bool:
@@ -238,6 +242,13 @@ async def test_what_served_before_serves_again_first(stage: Stage) -> None:
     await stage.becomes(2, ACTIVE)
     activated = [step for step in stage.steps if step.startswith("activate")]
     assert activated == ["activate 1", "activate 2"]
+
+
+async def test_what_is_not_adopted_is_reaped_once_the_last_release_serves_again(stage: Stage) -> None:
+    stage.run(resume=release(1))
+    stage.follow(2)
+    await stage.becomes(2, ACTIVE)
+    assert stage.reaps == [release(1)]
 
 
 async def test_the_release_that_serves_again_is_not_started_twice(stage: Stage) -> None:
