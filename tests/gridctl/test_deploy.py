@@ -47,7 +47,7 @@ def test_the_first_deploy(grid: RunningGrid, project: Path, capsys: Capture) -> 
     out, err = capsys.readouterr()
     assert out == ""
     assert "scanned 6 files" in err
-    assert "tasks: echo, primes, whoami, words" in err
+    assert "tasks: echo, primes, uptime, whoami, words" in err
     assert "sent " in err
     for name in ("node-1", "node-2"):
         assert f"{name}: active" in err
