@@ -125,7 +125,7 @@ class Grid:
     def drop(self, node: Node) -> None:
         """Stop a node and forget it."""
         self.stop(node)
-        sandboxes = engine.containers(f"{engine.NODE}={node.id}")
+        sandboxes = engine.containers(f"{engine.NODE}={node.id}") if node.has_started else []
         engine.remove_containers([node.container, *sandboxes])
         del self.nodes[node.name]
         self._write_seeds()

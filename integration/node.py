@@ -76,6 +76,11 @@ class Node:
         return ended.stdout + ended.stderr
 
     @property
+    def has_started(self) -> bool:
+        """Whether it got as far as having an id; without a card it does not."""
+        return '"starting"' in self.logs()
+
+    @property
     def id(self) -> str:
         """Its NodeId, as its log says; also of a node that is down."""
         starts = (json.loads(line) for line in self.logs().splitlines() if '"starting"' in line)

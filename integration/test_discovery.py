@@ -43,7 +43,7 @@ def test_a_node_that_joins_by_a_seed_alone_catches_up_serves_and_leaves(grid: Gr
 
     grid.stop(late)
     assert late.exit_code == 0
-    assert grid.sandboxes(late) == []
+    assert len(grid.sandboxes(late)) == 2, "they wait for its next life"
     assert _state(grid, "late") == "left"
     assert sorted(grid.alive(node)) == ["node-1", "node-2", "node-3"]
 
@@ -55,8 +55,7 @@ def test_a_node_that_stops_and_starts_keeps_its_id_and_its_release(grid: Grid, o
     until(lambda: _serves(grid, "node-2", opened.root), PATIENCE, "node-2 serves again")
     assert [member["name"] for member in grid.members()].count("node-2") == 1
     after = {row["Id"] for row in grid.sandboxes(node)}
-    assert len(after) == len(before)
-    assert not before & after
+    assert after == before
 
 
 def test_the_link_listens_and_the_api_does_not(grid: Grid, node: Node) -> None:

@@ -61,7 +61,7 @@ def test_a_timeout_is_a_504(grid: Grid, node: Node) -> None:
         ("echo?timeout=-1", b"1", 400, "body_invalid"),
         ("echo?timeout=nan", b"1", 400, "body_invalid"),
         ("probe.whoamy", b"1", 404, "task_not_found"),
-        ("..%2f..%2fetc", b"1", 404, "task_not_found"),
+        ("..%2f..%2fetc", b"1", 404, "http"),
         ("echo?node=node-9", b"1", 404, "node_not_found"),
     ],
 )

@@ -97,7 +97,8 @@ class Following:
 
 @contextmanager
 def following(grid: Grid, *argv: str) -> Iterator[Following]:
-    command = [str(GRIDCTL), "logs", "-f", *argv, "--gridfile", str(grid.gridfile)]
+    # What a shell starts in the background ignores Ctrl-C; env has it heard, whoever runs the tests.
+    command = ["env", "--default-signal=INT", str(GRIDCTL), "logs", "-f", *argv, "--gridfile", str(grid.gridfile)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield Following(process)

@@ -87,7 +87,11 @@ def _is_confined(row: dict[str, Any]) -> None:
     assert host["PidsLimit"] > 0
     assert host["NanoCpus"] > 0
     assert row["Config"]["User"].split(":")[0] not in ("", "0", "root")
-    assert {(mount["Destination"], mount["RW"]) for mount in row["Mounts"]} == {("/task", False), ("/run/grid", False)}
+    assert {(mount["Destination"], mount["RW"]) for mount in row["Mounts"]} == {
+        ("/task", False),
+        ("/run/grid", False),
+        ("/usr/lib/gridnode/runtimes", False),
+    }
     assert "docker.sock" not in json.dumps(row)
 
 
