@@ -58,11 +58,11 @@ from gridnode.wire import Frame, Op
 if TYPE_CHECKING:
     from gridctl.sync_client import SyncGrid
 
-__all__ = ["DEFAULT_TIMEOUT", "Connecting", "Grid"]
+__all__ = ["Connecting", "Grid"]
 
-DEFAULT_TIMEOUT = 30.0
-"""Seconds a call may take unless the caller says otherwise."""
 _ANSWER_GRACE = 2.0
+_LONGEST = 3600.0
+"""Seconds a node lets a call take at most."""
 _CLOSE_TIMEOUT = 0.5
 _OP_TIMEOUT = 15.0
 _PUT_TIMEOUT = 60.0
@@ -112,40 +112,38 @@ class Grid:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    async def invoke(self, task: str, argument: Any = None, *, timeout: float = DEFAULT_TIMEOUT, node: str = "") -> Any:
+    async def invoke(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Any:
         """The task's result for a JSON-like argument; raises what became of the call, TaskRaised with its traceback.
 
-        timeout: seconds. node: its name, id or unique prefix of it; empty: whichever is least busy.
+        timeout: seconds; None: the task's own. node: its name, id or unique prefix of it; empty: whichever is least busy.
         """
         outcome = await self.call(task, argument, timeout=timeout, node=node)
         if outcome.error:
             raise outcome.error
         return decode_result(outcome.body)
 
-    async def call(
-        self, task: str, argument: Any = None, *, timeout: float = DEFAULT_TIMEOUT, node: str = ""
-    ) -> Outcome:
+    async def call(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Outcome:
         """As `invoke`, but the whole Outcome: body or error, node, instance, attempts, duration."""
         return await self.send(task, encode_argument(argument), timeout=timeout, node=node)
 
-    async def send(self, task: str, body: bytes, *, timeout: float = DEFAULT_TIMEOUT, node: str = "") -> Outcome:
+    async def send(self, task: str, body: bytes, *, timeout: float | None = None, node: str = "") -> Outcome:
         """As `call`, with a body that is JSON already; BodyTooLarge past 6 MiB."""
-        if not 0 < timeout < 0xFFFFFFFF / 1000:
+        if timeout is not None and not 0 < timeout < 0xFFFFFFFF / 1000:
             raise UsageError(f"a timeout of {timeout:g} s makes no sense", hint="more than 0 seconds")
         if len(task.encode()) > wire.MAX_NAME:
             raise TaskNotFound(f"no task is named {task[:32]!r}...: names have at most {wire.MAX_NAME} bytes")
         meta = msgspec.json.encode(CallMeta(secrets.token_hex(16), 1, node))
         started = time.perf_counter()
         reply: asyncio.Future[Frame | GridError] = self._loop.create_future()
-        deadline_ms = max(1, int(timeout * 1000))
+        deadline_ms = 0 if timeout is None else max(1, int(timeout * 1000))
         call_id = self._link.call(
             Op.INVOKE, task, body, lambda frame: _settle(reply, frame), meta=meta, deadline_ms=deadline_ms
         )
         try:
-            async with asyncio.timeout(timeout + _ANSWER_GRACE):
+            async with asyncio.timeout((timeout or _LONGEST) + _ANSWER_GRACE):
                 frame = await reply
         except TimeoutError:
-            frame = CallTimeout(f"{task}: no answer from the node within {timeout:g} s")
+            frame = CallTimeout(f"{task}: no answer from the node within {timeout or _LONGEST:g} s")
         finally:
             self._link.cancel(call_id)
         return _outcome(frame, time.perf_counter() - started)

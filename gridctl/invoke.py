@@ -29,13 +29,16 @@ __all__ = ["invoke_command"]
 @click.argument("task")
 @click.option("-d", "body", metavar="JSON|@FILE|-", help="What the task gets: JSON, a file of JSON, or - for stdin.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, metavar="SECONDS"
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long it may take; else what the task says, 30 s if it says nothing.",
 )
 @click.option("--node", default="", metavar="NAME", help="Run it on this node: name, id or a unique prefix of the id.")
 @json_option
 @gridfile_option
 @pass_settings
-def invoke_command(settings: Settings, task: str, body: str | None, timeout: float, node: str) -> int:
+def invoke_command(settings: Settings, task: str, body: str | None, timeout: float | None, node: str) -> int:
     """Call TASK and print its result as JSON.
 
     A task is named after its file, or the file and a function: tasks/echo.py is `echo`, and get_ip in
@@ -52,7 +55,7 @@ def invoke_command(settings: Settings, task: str, body: str | None, timeout: flo
     return OK
 
 
-async def _invoke(settings: Settings, task: str, body: bytes, timeout: float, node: str) -> Outcome:
+async def _invoke(settings: Settings, task: str, body: bytes, timeout: float | None, node: str) -> Outcome:
     from gridctl.client import Grid
 
     async with Grid.connect(settings.gridfile()) as grid:

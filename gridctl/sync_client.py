@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from gridctl.client import DEFAULT_TIMEOUT, Grid, Gridfiles
+from gridctl.client import Grid, Gridfiles
 from gridnode.errors import LinkClosed
 from gridnode.model import Address, Member, Outcome, Release
 
@@ -28,11 +28,11 @@ class SyncGrid:
             self._stop()
             raise
 
-    def invoke(self, task: str, argument: Any = None, *, timeout: float = DEFAULT_TIMEOUT, node: str = "") -> Any:
+    def invoke(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Any:
         """The task's result; see Grid.invoke."""
         return self._run(self._grid.invoke(task, argument, timeout=timeout, node=node))
 
-    def call(self, task: str, argument: Any = None, *, timeout: float = DEFAULT_TIMEOUT, node: str = "") -> Outcome:
+    def call(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Outcome:
         """The whole Outcome; see Grid.call."""
         return self._run(self._grid.call(task, argument, timeout=timeout, node=node))
 
