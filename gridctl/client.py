@@ -115,7 +115,7 @@ class Grid:
     async def invoke(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Any:
         """The task's result for a JSON-like argument; raises what became of the call, TaskRaised with its traceback.
 
-        timeout: seconds; None: the task's own. node: its name, id or unique prefix of it; empty: whichever is least busy.
+        timeout: seconds; None: the task's own. node: its name, id or unique prefix of it; empty: the least busy one.
         """
         outcome = await self.call(task, argument, timeout=timeout, node=node)
         if outcome.error:
