@@ -5,7 +5,7 @@ import time
 
 from gridnode.link import Cancel
 from gridnode.model import Done, Invocation, Outcome, TaskName
-from gridnode.sandbox.instance import Instance
+from gridnode.sandbox.instance import Handler, Instance
 
 _MAX_WINDOW = 16
 _WINDOW_TIME = 0.002
@@ -40,7 +40,18 @@ class Call:
 class Seat:
     """An instance and the calls inside it, oldest first. pace: seconds a call takes it, smoothed; end: how it ended."""
 
-    __slots__ = ("answered", "crashed", "emptied", "end", "inside", "instance", "pace", "retiring")
+    __slots__ = (
+        "_in_order",
+        "_judged",
+        "answered",
+        "crashed",
+        "emptied",
+        "end",
+        "inside",
+        "instance",
+        "pace",
+        "retiring",
+    )
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
@@ -51,6 +62,8 @@ class Seat:
         self.retiring = False
         self.emptied: asyncio.Future[None] | None = None
         self.end = ""
+        self._judged: dict[TaskName, Handler] | None = None
+        self._in_order = True
 
     def admits(self, task: TaskName) -> bool:
         """A handler that takes one call at a time gets the next few early only while they are short."""
@@ -69,7 +82,10 @@ class Seat:
     @property
     def runs_in_order(self) -> bool:
         """Whether each call ends before the next starts; no longer where one handler runs calls side by side."""
-        return all(handler.concurrency == 1 for handler in self.instance.handlers.values())
+        handlers = self.instance.handlers
+        if handlers is not self._judged:  # asked twice a call; they change only with a new hello
+            self._judged, self._in_order = handlers, all(one.concurrency == 1 for one in handlers.values())
+        return self._in_order
 
     def has_started(self, entry: Call) -> bool:
         """Whether the call may have run, in part: of calls that run in order only the oldest, of a crash the first."""
