@@ -262,3 +262,9 @@ async def test_foreign_origins_are_refused(door: Door, origin: str) -> None:
 @pytest.mark.parametrize("origin", ["http://localhost:10000", "http://127.0.0.1:3000", "http://[::1]:10000"])
 async def test_pages_of_this_machine_may_call(door: Door, origin: str) -> None:
     assert (await door.ask("POST", "/v1/invoke/echo", headers={"Origin": origin}))[0] == 200
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(door: Door) -> None:
+    got, body, _ = await door.ask("POST", "/v1/invoke/echo", data=b'{"a":1}', expect100=True)
+    assert (got, body) == (200, {"ok": 1})
+    assert door.calls[0][0].body == b'{"a":1}'

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from gridnode import messages
 from gridnode.errors import BodyInvalid
 from gridnode.messages import CallMeta, ChunkPart, Hello
-from gridnode.model import Address, ChunkHash, NodeId, NodeRecord, Sighting
+from gridnode.model import (
+    Address,
+    ChunkHash,
+    Load,
+    NodeId,
+    NodeRecord,
+    ReleaseState,
+    ReleaseStatus,
+    Root,
+    Sighting,
+    TaskName,
+)
 
 RECORD = NodeRecord(NodeId("ab" * 20), "a", 1, 0, (Address("h", 7400),), "1", 0)
 DEEP_JSON = b'{"version":1,"more":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
@@ -73,3 +84,27 @@ def test_hashes_are_bounded() -> None:
     for bad in (good, [b"x" * 31], [b""], "text", {1: 2}, [1]):
         with pytest.raises(BodyInvalid):
             messages.decode_hashes(messages.encode(bad), 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"addresses": (Address("h", 0),)},
+        {"addresses": (Address("h", 10**18),)},
+        {"addresses": (Address("h", 1),) * 65},
+        {"incarnation": -1},
+        {"revision": 1 << 60},
+        {"load": Load(1 << 60, 1)},
+        {"name": "x" * 300},
+        {"name": "bell\a"},
+        {"tasks": (TaskName("t"),) * 5000},
+        {"release": ReleaseStatus(1, Root("ab" * 32), ReleaseState.FAILED, error="x" * 5000)},
+        {"release": ReleaseStatus(1, Root("ab"), ReleaseState.ACTIVE)},
+    ],
+)
+def test_a_record_that_no_honest_node_would_send_is_refused(change: dict[str, Any]) -> None:
+    hostile = msgspec.structs.replace(RECORD, **change)
+    with pytest.raises(BodyInvalid):
+        messages.decode_record(messages.encode(hostile))
+    with pytest.raises(BodyInvalid):
+        messages.decode_hello(messages.encode_hello(Hello(1, hostile)))

@@ -127,3 +127,13 @@ def test_cards(tmp_path: Path) -> None:
 def test_a_weak_password_mints_no_card() -> None:
     with pytest.raises(WeakSecret):
         card_text(parse_gridfile("grid_name='g'\nservers=[]\ngrid_password='password'"), "web1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_gridfile_that_another_user_laid_above_is_not_taken(tmp_path: Path) -> None:
+    gridfile = new_gridfile(tmp_path).path
+    assert find_gridfile(tmp_path, environ={}) == gridfile
+    os.chown(gridfile, 65534, 65534)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find_gridfile(tmp_path, environ={})
+    assert find_gridfile(tmp_path, str(gridfile), environ={}) == gridfile

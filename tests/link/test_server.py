@@ -157,6 +157,14 @@ async def test_a_node_is_linked_and_unlinked(place: Hop, mesh: Mesh) -> None:
     await until(lambda: mesh.told == [("linked", BOB.node), ("unlinked", BOB.node)])
 
 
+async def test_a_peer_has_a_few_bulk_links_and_shuts_nobody_out(place: Hop) -> None:
+    hello = messages.encode_hello(Hello(1, bulk=True))
+    for _ in range(4):
+        await place.dial(Saying(hello))
+    with pytest.raises(GridError):
+        await (await place.dial(Saying(hello))).request(Op.CHUNKS_GET, b"bob")
+
+
 async def test_an_operator_and_a_bulk_link_make_no_member(place: Hop, mesh: Mesh) -> None:
     await operator(place)
     bulk = await place.dial(Saying(messages.encode_hello(Hello(1, bulk=True))))
