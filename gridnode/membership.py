@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import msgspec
-
 from gridnode.model import Address, Member, MemberState, NodeId, NodeRecord, Sighting
 
 
@@ -322,12 +320,3 @@ def _newer(record: NodeRecord, than: NodeRecord) -> bool:
 
 def _sightings(records: Iterable[NodeRecord]) -> list[Sighting]:
     return [Sighting(address, record.id) for record in records for address in record.addresses]
-
-
-def encode_sightings(sightings: tuple[Sighting, ...]) -> bytes:
-    return msgspec.msgpack.encode(sightings)
-
-
-def decode_sightings(body: bytes, max_count: int = 4096) -> list[Sighting]:
-    """What a peer told; raises msgspec.MsgspecError on garbage, cut at `max_count`."""
-    return msgspec.msgpack.decode(body, type=list[Sighting])[:max_count]

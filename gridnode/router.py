@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from gridnode.errors import CallTimeout, GridError, NodeNotFound, NoNode, NotReady, TaskNotFound
-from gridnode.link import Cancel, Invoker
+from gridnode.link import Cancel, Invoker, nothing_to_cancel
 from gridnode.model import Done, Invocation, NodeId, NodeRecord, Outcome, TaskName
 from gridnode.placement import Candidate, rank
 
@@ -64,7 +64,7 @@ class Router:
             journey.order = [self._find(node)] if node else self._order(call.task)
         except GridError as exc:
             done(Outcome(error=exc, started=False, attempts=0))
-            return _nothing
+            return nothing_to_cancel
         journey.timer = self._loop.call_at(call.deadline + _GRACE, journey.timed_out)
         journey.go_on()
         return journey.cancel
@@ -236,7 +236,3 @@ class _Journey:
             self._attempts,
             duration,
         )
-
-
-def _nothing() -> None:
-    return

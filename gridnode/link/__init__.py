@@ -14,12 +14,16 @@ from gridnode.wire import MAX_HELLO, Frame
 if TYPE_CHECKING:
     from gridnode.link.protocol import Link
 
-__all__ = ["Cancel", "Invoker", "LinkEnd", "LinkLimits", "Replied"]
+__all__ = ["Cancel", "Invoker", "LinkEnd", "LinkLimits", "Replied", "nothing_to_cancel"]
 
 Cancel = Callable[[], None]
 """Gives a call up; calling it twice, or after the outcome, does nothing."""
 Replied = Callable[[Frame | GridError], None]
 """Called exactly once with the Reply frame of a call, or why there will be none."""
+
+
+def nothing_to_cancel() -> None:
+    """The Cancel of a call that is over already."""
 
 
 @dataclass(frozen=True, slots=True)

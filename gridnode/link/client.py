@@ -8,7 +8,7 @@ import msgspec
 
 from gridnode import wire
 from gridnode.errors import GridError, LinkClosed, NodeLost, NotAuthenticated
-from gridnode.link import Cancel, LinkEnd, LinkLimits
+from gridnode.link import Cancel, LinkEnd, LinkLimits, nothing_to_cancel
 from gridnode.link.protocol import Identify, Link
 from gridnode.messages import ReplyMeta
 from gridnode.model import Address, Done, Invocation, NodeId, Outcome
@@ -65,12 +65,8 @@ class RemoteInvoker:
             call_id = link.call(Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=deadline_ms)
         except GridError as exc:
             done(Outcome(error=exc, node=node, started=False))
-            return _nothing
+            return nothing_to_cancel
         return lambda: link.cancel(call_id)
-
-
-def _nothing() -> None:
-    return
 
 
 def _outcome(reply: Frame | GridError, node: NodeId) -> Outcome:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from gridnode.errors import CallTimeout, GridError, NoCapacity, NotReady, TaskCrashed, TaskNotFound
-from gridnode.link import Cancel
+from gridnode.link import Cancel, nothing_to_cancel
 from gridnode.model import Done, InstanceId, Invocation, Outcome, TaskName
 from gridnode.sandbox.instance import Instance
 from gridnode.sandbox.seat import Call, Seat
@@ -93,7 +93,7 @@ class Calls:
         if seat is None and len(self._queue) >= self._max_queued:
             error = NoCapacity(f"{call.task}: {len(self._queue)} calls are waiting")
             entry.settle(Outcome(error=error, started=False))
-            return lambda: None
+            return nothing_to_cancel
         entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
         self._idle.clear()
         if seat:

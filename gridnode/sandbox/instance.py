@@ -13,7 +13,7 @@ import msgspec
 
 from gridnode import wire
 from gridnode.errors import BodyTooLarge, GridError, InstanceFailed, LinkClosed, NotReady, TaskCrashed, TaskRaised
-from gridnode.link import Cancel, LinkLimits
+from gridnode.link import Cancel, LinkLimits, nothing_to_cancel
 from gridnode.link.protocol import Link
 from gridnode.model import Done, InstanceId, Invocation, Outcome, TaskName
 from gridnode.sandbox import Exit, Sandbox, SandboxSpec
@@ -175,7 +175,7 @@ class Instance:
         link = self._link
         if link is None:
             done(Outcome(error=NotReady("the instance is starting"), instance=self.id, started=False))
-            return _nothing
+            return nothing_to_cancel
         nested = self._nested
 
         def replied(reply: Frame | GridError) -> None:
@@ -191,10 +191,10 @@ class Instance:
             call_id = link.call(Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=left)
         except BodyTooLarge as exc:
             done(Outcome(error=exc, instance=self.id, started=False))
-            return _nothing
+            return nothing_to_cancel
         except GridError as exc:
             done(Outcome(error=NotReady(exc.message), instance=self.id, started=False))
-            return _nothing
+            return nothing_to_cancel
         nested.entered(link, call_id, call)
         return cancel
 
@@ -289,7 +289,3 @@ def describe(end: Exit, memory: int) -> str:
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
     """Wait until one of them is done, or for `timeout` seconds."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _nothing() -> None:
-    return

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from gridnode.errors import EngineUnavailable, GridError, NotReady, ReleaseFailed, TaskFailure, TaskNotFound
-from gridnode.link import Cancel, LinkLimits
+from gridnode.link import Cancel, LinkLimits, nothing_to_cancel
 from gridnode.messages import MAX_TASKS
 from gridnode.model import Done, InstanceId, Invocation, Load, Order, Outcome, Process, Release, TaskName, TaskSpec
 from gridnode.sandbox import Held, Sandbox
@@ -92,14 +92,14 @@ class Pool:
         if self._draining:
             error = NotReady(f"{self._place.name} is going down")
             done(Outcome(error=error, node=self._place.node, started=False))
-            return _nothing
+            return nothing_to_cancel
         if not self._serving:
             done(Outcome(error=NotReady("no release is active on this node yet"), node=self._place.node, started=False))
-            return _nothing
+            return nothing_to_cancel
         pool = self._serving.routes.get(call.task)
         if pool is None:
             done(Outcome(error=TaskNotFound(f"no task {call.task!r}"), node=self._place.node, started=False))
-            return _nothing
+            return nothing_to_cancel
         return pool.invoke(call, done)
 
     async def prepare(self, release: Release, directory: Path) -> Prepared:
@@ -262,7 +262,3 @@ async def _stop_all(pools: Iterable[TaskPool]) -> None:
     for result in await asyncio.gather(*(pool.stop() for pool in pools), return_exceptions=True):
         if isinstance(result, Exception):
             log.warning("could not stop an instance", error=str(result))
-
-
-def _nothing() -> None:
-    return

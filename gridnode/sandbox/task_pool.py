@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from gridnode.errors import EngineUnavailable, GridError, NotReady
-from gridnode.link import Cancel
+from gridnode.link import Cancel, nothing_to_cancel
 from gridnode.model import Done, InstanceId, Invocation, Outcome, Process, TaskName, TaskSpec
 from gridnode.sandbox.calls import Calls
 from gridnode.sandbox.instance import End, Handler, Instance
@@ -108,7 +108,7 @@ class TaskPool:
         """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
         if self._wanted == 0 or all(slot.state is SlotState.ERRORED for slot in self.slots):
             done(Outcome(error=self._not_serving(call.task), started=False))
-            return lambda: None
+            return nothing_to_cancel
         return self._calls.invoke(call, done)
 
     def _not_serving(self, task: TaskName) -> NotReady:
