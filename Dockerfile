@@ -32,6 +32,8 @@ COPY README.md LICENSE ./
 COPY gridnode gridnode
 COPY gridctl gridctl
 COPY examples examples
+COPY deploy/systemd deploy/systemd
+COPY deploy/cloud-init deploy/cloud-init
 RUN /opt/build/bin/uv build -q --wheel --no-build-isolation --python /opt/build/bin/python -o /tmp/wheel \
     && touch /tmp/mark \
     && /opt/build/bin/uv pip install -q --no-deps --compile-bytecode --python /opt/gridnode/bin/python /tmp/wheel/*.whl \
@@ -39,7 +41,11 @@ RUN /opt/build/bin/uv build -q --wheel --no-build-isolation --python /opt/build/
     && cd /opt/gridnode \
     && find . -newercm /tmp/mark ! -type d -print0 | tar -c --null -T - | tar -x -C /out
 
+# nft: for the rules of the egress network.
 FROM ${BASE}
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables >/dev/null \
+    && rm -rf /usr/share/doc /usr/share/man /var/cache/apt /var/cache/debconf /var/lib/apt/lists/* /var/log/apt
 COPY --from=dependencies /opt/gridnode /opt/gridnode
 COPY --from=project /out /opt/gridnode
 RUN ln -s /opt/gridnode/bin/gridnode /opt/gridnode/bin/gridctl /usr/local/bin/

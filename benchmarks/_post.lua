@@ -5,8 +5,10 @@ wrk.headers["Content-Type"] = "application/json"
 
 function done(summary, latency, requests)
   local errors = summary.errors
+  local quantiles = {}
+  for percent = 1, 99 do quantiles[percent] = latency:percentile(percent) end
   io.write(string.format(
-    '\nRESULT {"requests": %d, "duration": %d, "p50": %d, "p99": %d, "status": %d, "socket": %d}\n',
+    '\nRESULT {"requests": %d, "duration": %d, "p50": %d, "p99": %d, "status": %d, "socket": %d, "quantiles": [%s]}\n',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), errors.status,
-    errors.connect + errors.read + errors.write + errors.timeout))
+    errors.connect + errors.read + errors.write + errors.timeout, table.concat(quantiles, ",")))
 end

@@ -18,13 +18,17 @@ with urllib.request.urlopen(request, timeout=30) as answer:
 
 
 class Shot(NamedTuple):
-    """One run of wrk. p50, p99: milliseconds; failed: answers that are not 2xx, and socket errors."""
+    """One run of load. p50, p99: milliseconds; failed: answers that are not 2xx, and socket errors.
+
+    quantiles: the 1st to the 99th percentile, milliseconds.
+    """
 
     requests: int
     rate: float
     p50: float
     p99: float
     failed: int
+    quantiles: tuple[float, ...] = ()
 
 
 def shoot(pid: int, url: str, body: bytes, connections: int, seconds: float) -> Shot:
@@ -35,7 +39,11 @@ def shoot(pid: int, url: str, body: bytes, connections: int, seconds: float) -> 
     found = json.loads(line.removeprefix("RESULT "))
     rate = found["requests"] / (found["duration"] / 1e6)
     failed = found["status"] + found["socket"]
-    return Shot(found["requests"], rate, found["p50"] / 1000, found["p99"] / 1000, failed)
+    return Shot(found["requests"], rate, found["p50"] / 1000, found["p99"] / 1000, failed, _ms(found["quantiles"]))
+
+
+def _ms(quantiles: list[float]) -> tuple[float, ...]:
+    return tuple(one / 1000 for one in quantiles)
 
 
 def ask(pid: int, url: str, body: bytes) -> tuple[dict[str, str], Any]:

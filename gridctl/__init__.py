@@ -8,6 +8,9 @@
     with Grid.open() as grid:                   # the same without async
         print(grid.invoke("words", "to be or not to be"))
 
+    import gridctl
+    grid = gridctl.init(instances_per_task=2)   # deploys this program's project if it changed
+
 What it raises is in gridnode.errors.
 """
 
@@ -15,11 +18,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gridctl.client import Grid
+    from gridctl.executor import GridExecutor
+    from gridctl.outcomes import RemoteTraceback
+    from gridctl.ready import init
     from gridctl.sync_client import SyncGrid
 
-__all__ = ["Grid", "SyncGrid"]
+__all__ = ["Grid", "GridExecutor", "RemoteTraceback", "SyncGrid", "init"]
 
-_HOMES = {"Grid": "gridctl.client", "SyncGrid": "gridctl.sync_client"}
+_HOMES = {
+    "Grid": "gridctl.client",
+    "GridExecutor": "gridctl.executor",
+    "RemoteTraceback": "gridctl.outcomes",
+    "SyncGrid": "gridctl.sync_client",
+    "init": "gridctl.ready",
+}
 
 
 def __getattr__(name: str) -> object:

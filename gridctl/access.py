@@ -1,6 +1,7 @@
 """`gridctl new` and `gridctl card`: who may do what with a grid."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -12,8 +13,11 @@ from gridnode.errors import UsageError
 from gridnode.gridfile import parse_address
 from gridnode.model import Address
 
-__all__ = ["card_command", "new_command"]
+__all__ = ["card_command", "label_option", "labels_of", "new_command", "seconds_of"]
 
+label_option = click.option(
+    "--label", "--labels", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the node; repeat for more."
+)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -50,7 +54,7 @@ def new_command(
 )
 @click.argument("host")
 @click.option("--ttl", default=f"{DEFAULT_TTL / 86_400:g}d", show_default=True, metavar="TIME", help="30m, 12h, 90d.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the node; repeat for more.")
+@label_option
 @click.option("--seed", "seeds", multiple=True, metavar="HOST[:PORT]", help="A node to join by; else the Gridfile's.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there, mode 0600, instead.")
 @json_option
@@ -65,7 +69,7 @@ def card_command(
     other by.
     """
     chosen = [_seed(text) for text in seeds] or None
-    text = card_text(settings.gridfile(), host, _seconds(ttl), dict(map(_label, labels)), chosen)
+    text = card_text(settings.gridfile(), host, seconds_of(ttl), labels_of(labels), chosen)
     if settings.as_json:
         print_json({"host": host, "card": text})
         return
@@ -81,12 +85,18 @@ def card_command(
     click.echo(text, nl=False)
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """Of `30m`, `12h` or `90d`; UsageError."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
         return float(number) * _UNITS[unit]
     except ValueError as exc:
         raise UsageError(f"{text!r:.40} is not a span of time", hint="write it as 30m, 12h or 90d") from exc
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """Of `key=value` each; UsageError."""
+    return dict(map(_label, texts))
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -24,12 +24,26 @@ class _Entry(NamedTuple):
 COMMANDS: Final = {
     "new": _Entry("gridctl.access", "Make a Gridfile: a new grid's secret, its servers, its SSH key."),
     "card": _Entry("gridctl.access", "Print a card, with which one server joins the grid."),
+    "cloud-init": _Entry("gridctl.cloud_init", "Print user-data for servers that join when they boot."),
+    "share": _Entry("gridctl.share", "Make a Gridfile for somebody who may call and look, nothing else."),
+    "backup": _Entry("gridctl.backup", "Save what the grid is told to do: releases, orders, secrets, images."),
+    "restore": _Entry("gridctl.backup", "Bring back what `gridctl backup` saved."),
+    "audit": _Entry("gridctl.audit", "List who changed the grid, when, and from where."),
+    "revoke": _Entry("gridctl.revoke", "Shut out a server or a user."),
+    "provision": _Entry("gridctl.provision", "Make the Gridfile's servers nodes of its grid, by SSH."),
+    "upgrade": _Entry("gridctl.upgrade", "Replace gridnode on every server, one after the other."),
+    "unprovision": _Entry("gridctl.provision", "Remove the node and all it keeps from servers."),
+    "ssh": _Entry("gridctl.shell", "Open a shell on a server."),
+    "multissh": _Entry("gridctl.shell", "Run a command on every server at once."),
     "sample": _Entry("gridctl.sample", "Copy a sample project to start from."),
     "config": _Entry("gridctl.config", "Show how each task of a project will run, and which line says so."),
     "deploy": _Entry("gridctl.deploy", "Put a project on every node of the grid."),
+    "dev": _Entry("gridctl.dev", "Put a project on the grid again whenever a file of it changes."),
     "releases": _Entry("gridctl.releases", "List the releases of the grid, newest first."),
     "rollback": _Entry("gridctl.releases", "Bring every node back to an earlier release."),
     "invoke": _Entry("gridctl.invoke", "Call a task and print its result."),
+    "publish": _Entry("gridctl.publish", "Send an event to all who listen to its topic."),
+    "subscribe": _Entry("gridctl.subscribe", "Print events as they are published."),
     "ls": _Entry("gridctl.ls", "List the nodes of the grid."),
     "ps": _Entry("gridctl.ps", "List what runs: every task's instances, node by node."),
     "describe": _Entry("gridctl.describe", "Show a task's settings, orders, handlers and instances."),
@@ -38,7 +52,9 @@ COMMANDS: Final = {
     "stop": _Entry("gridctl.orders", "Run no instance of a task until it is started again."),
     "start": _Entry("gridctl.orders", "Run a stopped task again."),
     "secret": _Entry("gridctl.secret", "Keep passwords and keys for tasks."),
+    "image": _Entry("gridctl.image", "Ship container images to every node, without a registry."),
     "logs": _Entry("gridctl.logs", "Show what tasks print, of all nodes."),
+    "doctor": _Entry("gridctl.doctor", "Ask every node what is wrong with it."),
     "completion": _Entry("gridctl.version", "Print the completion script for a shell."),
     "version": _Entry("gridctl.version", "Print gridctl's version."),
 }
@@ -56,7 +72,7 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(entry.module), f"{name}_command")
+        command = getattr(importlib.import_module(entry.module), f"{name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 

@@ -1,324 +1,257 @@
-"""The SDK: a connection to a grid, with an operator's rights. Async; sync_client.py wraps it."""
+"""The SDK: a grid's tasks, events and state for a program. Async; sync_client.py has it without."""
 
 import asyncio
-import json
-import secrets
-import time
-from collections.abc import Generator, Iterable, Sequence
-from pathlib import Path
-from types import TracebackType
+from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from gridctl.connect import ClientEnd, connect
-from gridctl.new import find_gridfile, load_gridfile
-from gridnode import messages, wire
-from gridnode.errors import (
-    BodyInvalid,
-    CallTimeout,
-    GridError,
-    LinkClosed,
-    NodeLost,
-    SignatureInvalid,
-    TaskNotFound,
-    UsageError,
-)
-from gridnode.gridfile import Gridfile, parse_address
-from gridnode.identity import (
-    NONCE_SIZE,
-    Authority,
-    authority_of,
-    operator_credentials,
-    public_key_of,
-    seal_secret,
-)
-from gridnode.ledger import (
-    CURRENT,
-    ORDER,
-    RELEASE,
-    Document,
-    SealedSecret,
-    decode_documents,
-    encode_documents,
-    history_name,
-    open_order,
-    open_release,
-    sign_order,
-    sign_release,
-    sign_secret,
-    verifier,
-)
-from gridnode.link.protocol import Link
-from gridnode.link.tls import client_context
-from gridnode.messages import CallMeta, ChunkPart, LogQuery, LogReply, ProcessReport, ReplyMeta
-from gridnode.model import Address, ChunkHash, Member, NodeId, NodeRecord, Order, Outcome, Release, ReleaseReport
-from gridnode.wire import Frame, Op
+from gridctl.calls import Call, Calls, Done
+from gridctl.connecting import Connecting, Gridfiles, Places, read_gridfile
+from gridctl.control import RECONNECT, Control
+from gridctl.item_stream import ItemStream
+from gridctl.json_values import decode_result, encode_argument
+from gridctl.links import Links
+from gridctl.node_answers import NodeAnswer, read_answer
+from gridctl.outcomes import raised, result_of
+from gridctl.results import DEFAULT_CONCURRENCY, OnProgress, Results
+from gridctl.subscription import Publisher, Subscription
+from gridctl.window import Window
+from gridnode.errors import GridError
+from gridnode.identity import Authority
+from gridnode.model import NodeRecord, Outcome
+from gridnode.wire import Op
 
 if TYPE_CHECKING:
     from gridctl.sync_client import SyncGrid
 
-__all__ = ["Connecting", "Grid"]
-
-_ANSWER_GRACE = 2.0
-_LONGEST = 3600.0
-"""Seconds a node lets a call take at most."""
-_CLOSE_TIMEOUT = 0.5
-_OP_TIMEOUT = 15.0
-_PUT_TIMEOUT = 60.0
-
-Gridfiles = Gridfile | Path | str | None
-"""A parsed Gridfile, the path of one, or None for $GRIDCTL_GRIDFILE, else the nearest Gridfile upward."""
+__all__ = ["Connecting", "Grid", "decode_result", "encode_argument", "read_gridfile"]
 
 
-class Grid:
-    """An open connection. Errors are gridnode.errors types; once the link is lost, calls raise LinkClosed."""
+class Grid(Control):
+    """An open connection to a grid. Errors are gridnode.errors types.
 
-    def __init__(self, link: Link, end: ClientEnd, authority: Authority) -> None:
-        self._link = link
-        self._end = end
-        self._authority = authority
+    It keeps links to a few nodes and calls the one that is least busy. A link that breaks is dialled again; calls
+    that were on it raise NodeLost, for they may have run; calls made meanwhile take another link or wait 3 s for one.
+    Outcomes come to the event loop it was opened in; it is not for several threads, SyncGrid is.
+
+    >>> import asyncio, gridctl
+    >>> async def main():
+    ...     async with gridctl.Grid.connect() as grid:
+    ...         print(await grid.invoke("echo", {"n": 1}))
+    ...         print([result async for result in grid.map("echo", range(5))])
+    >>> asyncio.run(main())
+    {'n': 1}
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(self, links: Links, authority: Authority | None) -> None:
+        super().__init__(links, authority)
         self._loop = asyncio.get_running_loop()
+        self._calls = Calls(links)
+        self._publisher = Publisher(links.main.link)
 
     @staticmethod
-    def connect(gridfile: Gridfiles = None, addresses: Iterable[Address | str] = ()) -> "Connecting":
+    def connect(gridfile: Gridfiles = None, addresses: Places = (), *, links: int = 3) -> Connecting:
         """`async with Grid.connect() as grid`, or `grid = await Grid.connect()` and `await grid.close()` later.
 
-        Takes the first of the Gridfile's seeds, or of `addresses`, that answers within 3 s.
+        Takes the first of `addresses`, else of the Gridfile's seeds, that answers within 3 s; a path, as
+        `/run/gridnode/client.sock`, is a node's socket on this machine, which needs no Gridfile and is what is used
+        where there is none. links: to how many nodes at most, when there is much to do.
         Raises NotAuthenticated when the nodes refuse this Gridfile, LinkClosed when nobody answers.
         """
-        return Connecting(gridfile, addresses)
+        return Connecting(gridfile, addresses, links)
 
     @staticmethod
-    def open(gridfile: Gridfiles = None, addresses: Iterable[Address | str] = ()) -> "SyncGrid":
+    def open(gridfile: Gridfiles = None, addresses: Places = (), *, links: int = 3) -> "SyncGrid":
         """The same for code that is not async: `with Grid.open() as grid`, or `grid.close()` later."""
         from gridctl.sync_client import SyncGrid
 
-        return SyncGrid(gridfile, addresses)
+        return SyncGrid(gridfile, addresses, links=links)
 
     @property
     def record(self) -> NodeRecord | None:
-        """What the node at the other end said of itself."""
-        return self._end.record
+        """What the node at the other end of the oldest link said of itself."""
+        return self._links.main.end.record
 
     async def close(self) -> None:
-        """Close the link; calls under way are given up."""
-        self._link.close()
-        try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self._link.wait_closed()
-        except TimeoutError:
-            self._link.abort(LinkClosed("closed"))
+        """Close the links; calls under way are given up."""
+        self._calls.close()
+        await self._links.close()
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    async def invoke(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Any:
-        """The task's result for a JSON-like argument; raises what became of the call, TaskRaised with its traceback.
+    async def invoke(
+        self,
+        task: str,
+        argument: Any = None,
+        *,
+        timeout: float | None = None,
+        node: str = "",
+        idempotency_key: str = "",
+    ) -> Any:
+        """The task's result for a JSON-like argument; raises what became of the call instead.
 
-        timeout: seconds; None: the task's own. node: its name, id or unique prefix of it; empty: the least busy one.
+        TaskRaised has the task's traceback as its cause. timeout: seconds; None: the task's own.
+        node: its name, id or unique prefix of it; empty: the least busy one.
+        idempotency_key: calls with the same one run once and get the same outcome; KeyReused for another argument.
         """
-        outcome = await self.call(task, argument, timeout=timeout, node=node)
-        if outcome.error:
-            raise outcome.error
-        return decode_result(outcome.body)
+        body = encode_argument(argument)
+        return result_of(await self.send(task, body, timeout=timeout, node=node, idempotency_key=idempotency_key))
 
-    async def call(self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = "") -> Outcome:
+    async def call(
+        self,
+        task: str,
+        argument: Any = None,
+        *,
+        timeout: float | None = None,
+        node: str = "",
+        idempotency_key: str = "",
+    ) -> Outcome:
         """As `invoke`, but the whole Outcome: body or error, node, instance, attempts, duration."""
-        return await self.send(task, encode_argument(argument), timeout=timeout, node=node)
+        body = encode_argument(argument)
+        return await self.send(task, body, timeout=timeout, node=node, idempotency_key=idempotency_key)
 
-    async def send(self, task: str, body: bytes, *, timeout: float | None = None, node: str = "") -> Outcome:
+    async def send(
+        self, task: str, body: bytes, *, timeout: float | None = None, node: str = "", idempotency_key: str = ""
+    ) -> Outcome:
         """As `call`, with a body that is JSON already; BodyTooLarge past 6 MiB."""
-        if timeout is not None and not 0 < timeout < 0xFFFFFFFF / 1000:
-            raise UsageError(f"a timeout of {timeout:g} s makes no sense", hint="more than 0 seconds")
-        if len(task.encode()) > wire.MAX_NAME:
-            raise TaskNotFound(f"no task is named {task[:32]!r}...: names have at most {wire.MAX_NAME} bytes")
-        meta = msgspec.json.encode(CallMeta(secrets.token_hex(16), 1, node))
-        started = time.perf_counter()
-        reply: asyncio.Future[Frame | GridError] = self._loop.create_future()
-        deadline_ms = 0 if timeout is None else max(1, int(timeout * 1000))
-        call_id = self._link.call(
-            Op.INVOKE, task, body, lambda frame: _settle(reply, frame), meta=meta, deadline_ms=deadline_ms
-        )
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        call = self._calls.start(task, body, done, timeout=timeout, node=node, key=idempotency_key)
         try:
-            async with asyncio.timeout((timeout or _LONGEST) + _ANSWER_GRACE):
-                frame = await reply
-        except TimeoutError:
-            frame = CallTimeout(f"{task}: no answer from the node within {timeout or _LONGEST:g} s")
+            return await future
         finally:
-            self._link.cancel(call_id)
-        return _outcome(frame, time.perf_counter() - started)
+            call.cancel()
 
-    # -- the grid ---------------------------------------------------------------------------------------------------
+    def submit(
+        self,
+        task: str,
+        argument: Any = None,
+        *,
+        timeout: float | None = None,
+        node: str = "",
+        idempotency_key: str = "",
+    ) -> "asyncio.Future[Any]":
+        """As `invoke`, sent at once: a future of the result. Cancelling it gives the call up.
 
-    async def nodes(self) -> list[Member]:
-        """Every node that the one we are linked to knows, itself included."""
-        return messages.decode(await self._ask(Op.NODES), list[Member])
+        Nothing bounds how many are under way but the nodes, which refuse past 1024 a link: for many calls use `map`.
+        """
+        future: asyncio.Future[Any] = self._loop.create_future()
+        body = encode_argument(argument)
+        call = self._calls.start(
+            task, body, lambda outcome: _settle(future, outcome), timeout=timeout, node=node, key=idempotency_key
+        )
+        future.add_done_callback(lambda _: call.cancel())
+        return future
 
-    async def release(self) -> Release | None:
-        """The grid's current release; SignatureInvalid when it is not this Gridfile's."""
-        documents = await self.documents(RELEASE)
-        return next((open_release(document) for document in documents if document.name == CURRENT), None)
+    def map(
+        self,
+        task: str,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        ordered: bool = True,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Results:
+        """`async for result in grid.map("words", texts)`: a call for each item, so many at a time.
 
-    async def releases(self) -> list[Release]:
-        """The current release and those before it that the ledger remembers, newest first."""
-        found: dict[int, Release] = {}
-        for document in await self.documents(RELEASE):
-            if document.name == CURRENT or document.sequence not in found:
-                found[document.sequence] = open_release(document)
-        return sorted(found.values(), key=lambda release: -release.sequence)
+        items: any iterable or async iterable, read as results are taken, so that neither fills the memory.
+        ordered: results in the order of the items, else as they come. timeout: of each call, seconds.
+        return_exceptions: errors come in place of results; else the first one ends it and gives up the calls under way.
+        progress: called with (results so far, how many there will be, or None when items do not say).
+        A call that is refused for want of room is sent again for up to 30 s.
+        """
+        return Results(self.window(task, concurrency, ordered, timeout), items, return_exceptions, progress)
 
-    async def documents(self, kind: str) -> list[Document]:
-        """The ledger's documents of one kind, newest first, 4 MiB at most; SignatureInvalid for one of a stranger."""
-        verified = verifier(public_key_of(self._authority.deploy_key))
-        documents = decode_documents(await self._ask(Op.LEDGER_GET, name=kind))
-        for document in documents:
-            if document.kind == kind and not verified(document):
-                raise SignatureInvalid(f"the node shows a {kind} that is not signed by this Gridfile")
-        return [document for document in documents if document.kind == kind]
+    def window(
+        self,
+        task: str,
+        concurrency: int,
+        ordered: bool = True,
+        timeout: float | None = None,
+        *,
+        node: str = "",
+        patient: bool = True,
+    ) -> Window:
+        """Calls of one task side by side; what `map` is made of. patient: those refused for want of room go again."""
 
-    async def orders(self) -> dict[str, tuple[Order, int]]:
-        """What operators want of tasks, and the sequence of each order, by task file's name."""
-        documents = await self.documents(ORDER)
-        return {document.name: (open_order(document), document.sequence) for document in documents}
+        def start(body: bytes, done: Done) -> Call:
+            return self._calls.start(task, body, done, timeout=timeout, node=node)
 
-    async def put_order(self, task: str, order: Order, sequence: int) -> None:
-        """Sign what is wanted of a task file and tell the grid; LedgerError unless `sequence` is a new one."""
-        await self._put(sign_order(self._authority.deploy_key, task, order, sequence))
+        return Window(start, concurrency, ordered, patient)
 
-    async def put_secret(self, name: str, value: bytes | None, sequence: int) -> None:
-        """Seal and sign a secret, None to remove it, and tell the grid; LedgerError unless `sequence` is a new one."""
-        sealed = None
-        if value is not None:
-            nonce = secrets.token_bytes(NONCE_SIZE)
-            sealed = SealedSecret(int(time.time()), seal_secret(self._authority.network_key, name, value, nonce))
-        await self._put(sign_secret(self._authority.deploy_key, name, sealed, sequence))
+    def stream(
+        self, task: str, argument: Any = None, *, timeout: float | None = None, node: str = ""
+    ) -> ItemStream[Any]:
+        """`async for item in grid.stream("words.each", text)`: what the task yields, as it does.
 
-    async def processes(self, task: str = "") -> list[ProcessReport]:
-        """Every node's instances, of one task file or of all."""
-        return messages.decode(await self._ask(Op.PROCESSES, name=task), list[ProcessReport])
+        A slow reader stops the task, and leaving the loop ends it. A task that does not yield gives its result as the
+        one item. timeout: seconds for all of it; None: the task's own. An error is raised after the items before it.
+        """
+        return self.stream_json(task, encode_argument(argument), timeout=timeout, node=node)
 
-    async def logs(self, node: NodeId, query: LogQuery) -> LogReply:
-        """Lines of one node: what its tasks printed, or what gridnode itself logs."""
-        return messages.decode(await self._ask(Op.LOGS, messages.encode(query), name=node), LogReply)
+    def stream_json(self, task: str, body: bytes, *, timeout: float | None = None, node: str = "") -> ItemStream[Any]:
+        """As `stream`, with a body that is JSON already."""
+        return ItemStream(self._links, Op.INVOKE, task, body, decode_result, timeout, node)
 
-    async def report(self, node: NodeId) -> ReleaseReport:
-        """How far one node is with its release, and which task files failed."""
-        return messages.decode(await self._ask(Op.RELEASE_STATUS, name=node), ReleaseReport)
+    def broadcast(self, task: str, argument: Any = None, *, timeout: float | None = None) -> ItemStream[NodeAnswer]:
+        """`async for answer in grid.broadcast("whoami")`: a NodeAnswer of every node, as each comes.
 
-    async def put_release(self, release: Release) -> None:
-        """Sign the release and make it the grid's; LedgerError when the grid has a newer one."""
-        await self._put(sign_release(self._authority.deploy_key, release))
-        await self._put(sign_release(self._authority.deploy_key, release, history_name(release.sequence)))
+        Nodes that are known but were not asked are among them, with the reason in `missing`. Errors are in the answers;
+        raised is only what became of the broadcast itself.
+        """
+        return self.broadcast_json(task, encode_argument(argument), timeout=timeout)
 
-    async def _put(self, document: Document) -> None:
-        await self._ask(Op.LEDGER_PUT, encode_documents([document]))
+    def broadcast_json(self, task: str, body: bytes, *, timeout: float | None = None) -> ItemStream[NodeAnswer]:
+        """As `broadcast`, with a body that is JSON already."""
+        return ItemStream(self._links, Op.BROADCAST, task, body, read_answer, timeout)
 
-    async def get_chunks(self, hashes: Sequence[ChunkHash]) -> list[ChunkPart]:
-        """What the node has of them (at most messages.MAX_GET), as much as one reply holds, unverified."""
-        return messages.decode(await self._ask(Op.CHUNKS_GET, messages.encode(hashes)), list[ChunkPart])
+    def start(
+        self, task: str, body: bytes, done: Done, *, timeout: float | None = None, node: str = "", key: str = ""
+    ) -> Call:
+        """As `send`, without waiting: `done` gets the Outcome, from the event loop, and must not raise."""
+        return self._calls.start(task, body, done, timeout=timeout, node=node, key=key)
 
-    async def missing_chunks(self, hashes: Sequence[ChunkHash]) -> list[ChunkHash]:
-        """Which of them (at most messages.MAX_HASHES) the node lacks."""
-        return messages.decode_hashes(await self._ask(Op.CHUNKS_MISSING, messages.encode(hashes)), len(hashes))
+    # -- events -----------------------------------------------------------------------------------------------------
 
-    async def put_chunks(self, parts: Sequence[ChunkPart]) -> None:
-        """Store chunks on the node; ChunkInvalid when one is not what its hash says."""
-        await self._ask(Op.CHUNKS_PUT, messages.encode(parts), timeout=_PUT_TIMEOUT)
+    async def publish(self, topic: str, payload: Any = None) -> int:
+        """Send JSON-like content to all who listen to the topic; to how many tasks, subscriptions there and nodes."""
+        return (await self.publish_all([(topic, payload)]))[0]
 
-    async def _ask(self, op: Op, body: bytes = b"", *, name: str = "", timeout: float = _OP_TIMEOUT) -> bytes:
-        try:
-            return await self._link.request(op, body, name=name, timeout=timeout)
-        except TimeoutError as exc:
-            raise LinkClosed(f"{self._link.address} did not answer within {timeout:g} s") from exc
+    async def publish_all(self, events: Iterable[tuple[str, Any]]) -> list[int]:
+        """Several (topic, payload) at once, in order; at most 4096, and 6 MiB."""
+        publications = [(topic, encode_argument(one) or b"null") for topic, one in events]
+        return await (await self._speaker()).publish(publications)
 
+    async def publish_json(self, topic: str, body: bytes) -> int:
+        """As `publish`, with data that is JSON already."""
+        return (await (await self._speaker()).publish([(topic, body or b"null")]))[0]
 
-class Connecting:
-    """What Grid.connect returns: await it, or enter it."""
+    async def _speaker(self) -> Publisher:
+        """One link for all events, as long as it lasts: they stay in order."""
+        if not self._publisher.is_open:
+            self._publisher = Publisher((await self._links.ready(RECONNECT)).link)
+        return self._publisher
 
-    def __init__(self, gridfile: Gridfiles, addresses: Iterable[Address | str]) -> None:
-        self._gridfile = gridfile
-        self._addresses = addresses
-        self._grid: Grid | None = None
+    def subscribe(self, *patterns: str, buffer: int = 8192) -> Subscription:
+        """`async for event in grid.subscribe("orders.*")`: * is any one word, > the rest.
 
-    def __await__(self) -> Generator[Any, None, Grid]:
-        return self._connect().__await__()
-
-    async def __aenter__(self) -> Grid:
-        self._grid = await self._connect()
-        return self._grid
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._grid:
-            await self._grid.close()
-
-    async def _connect(self) -> Grid:
-        gridfile = read_gridfile(self._gridfile)
-        addresses = [_address(address) for address in self._addresses] or gridfile.seeds
-        authority = authority_of(gridfile)
-        credentials = operator_credentials(authority, time.time(), secrets.token_bytes(32))
-        link, end = await connect(addresses, client_context(credentials))
-        return Grid(link, end, authority)
-
-
-def read_gridfile(gridfile: Gridfiles) -> Gridfile:
-    """The parsed Gridfile; raises GridfileInvalid or UsageError."""
-    if isinstance(gridfile, Gridfile):
-        return gridfile
-    return load_gridfile(find_gridfile(Path.cwd(), str(gridfile) if gridfile else None))
+        Who reads slowly loses the oldest events past `buffer`; the next one's `dropped` says how many.
+        It ends with LinkClosed when its node goes: subscribe again, for events were missed.
+        """
+        lane = self._links.main
+        return Subscription(lane.link, lane.end.inboxes, patterns, buffer)
 
 
-def encode_argument(argument: Any) -> bytes:
-    """The argument as JSON, nothing for None; BodyInvalid when it has no such form."""
-    if argument is None:
-        return b""
+def _settle(future: "asyncio.Future[Any]", outcome: Outcome) -> None:
+    if future.done():
+        return
     try:
-        text = json.dumps(argument, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode()
-    except UnicodeEncodeError:  # a lone surrogate, as in a file name: only an escape can carry it
-        return json.dumps(argument).encode()
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise BodyInvalid(
-            f"the argument is not JSON: {exc}", hint="use None, bool, int, float, str, list, dict"
-        ) from exc
-
-
-def decode_result(body: bytes) -> Any:
-    """The value of a result's JSON; BodyInvalid when it is none."""
-    try:
-        return json.loads(body) if body else None
-    except (ValueError, RecursionError) as exc:
-        raise BodyInvalid(f"the result is not JSON: {exc}") from exc
-
-
-def _address(given: Address | str) -> Address:
-    address = parse_address(given) if isinstance(given, str) else given
-    if address is None:
-        raise UsageError(f"{given!r:.80} is not host:port", hint="write it as host or host:port")
-    return address
-
-
-def _settle(future: "asyncio.Future[Frame | GridError]", frame: Frame | GridError) -> None:
-    if not future.done():
-        future.set_result(frame)
-
-
-def _outcome(reply: Frame | GridError, duration: float) -> Outcome:
-    if isinstance(reply, GridError):
-        error = reply if isinstance(reply, CallTimeout) else NodeLost(f"lost the node during the call: {reply.message}")
-        return Outcome(error=error, duration=duration)
-    try:
-        meta = msgspec.json.decode(reply.meta, type=ReplyMeta) if reply.meta else ReplyMeta()
-    except msgspec.MsgspecError:
-        meta = ReplyMeta()
-    failed = reply.flags & wire.FLAG_ERROR
-    return Outcome(
-        body=b"" if failed else reply.body,
-        error=wire.decode_error(reply.body) if failed else None,
-        node=meta.node or None,
-        name=meta.name,
-        instance=meta.instance or None,
-        attempts=meta.attempts,
-        duration=duration,
-    )
+        future.set_result(result_of(outcome))
+    except GridError as exc:
+        future.set_exception(raised(exc))

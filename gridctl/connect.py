@@ -5,32 +5,46 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+from gridctl.subscription import Inbox
 from gridnode import messages, wire
 from gridnode.errors import Forbidden, FrameInvalid, GridError, LinkClosed, NotAuthenticated
 from gridnode.identity import PeerIdentity
 from gridnode.link import LinkLimits
-from gridnode.link.client import dial
+from gridnode.link.client import dial, dial_local
 from gridnode.link.protocol import Link
 from gridnode.link.tls import peer_identity
-from gridnode.messages import Hello
+from gridnode.messages import MAX_TEXT, Hello
 from gridnode.model import Address, NodeRecord, Role
-from gridnode.wire import Frame
+from gridnode.wire import Frame, Op
 
-__all__ = ["ClientEnd", "connect"]
+__all__ = ["ClientEnd", "connect", "connect_local"]
 
 PATIENCE = 3.0
 """Seconds for all addresses together."""
 STAGGER = 0.15
 """Seconds after which the next address is tried while the ones before it have not answered."""
+_LIMITS = LinkLimits(max_events=50_000)
+"""A node sends each subscription up to 500 batches of events a second."""
 
 
 class ClientEnd:
-    """Our end of a link to a node: we ask, it answers. record: what the node said of itself."""
+    """Our end of a link to a node: we ask, it answers. record: what the node said of itself.
 
-    def __init__(self) -> None:
+    seen: the address at which the node sees us. inboxes: where events go, by the name they come under.
+    on_closed: told when a link that was open has gone. on_leave: told when its node is about to go.
+    local: the other end is a socket of this machine, which shows no certificate.
+    """
+
+    def __init__(self, local: bool = False) -> None:
         self.record: NodeRecord | None = None
+        self.seen = ""
+        self.on_closed: Callable[[GridError | None], None] = lambda error: None
+        self.on_leave: Callable[[], None] = lambda: None
+        self._local = local
+        self.inboxes: dict[str, Inbox] = {}
 
     def hello(self, link: Link) -> bytes:
         return messages.encode_hello(Hello(wire.VERSION))
@@ -39,18 +53,23 @@ class ClientEnd:
         hello = messages.decode_hello(body)
         if hello.version != wire.VERSION:
             raise FrameInvalid(f"the node speaks wire version {hello.version}, this gridctl {wire.VERSION}")
-        if link.peer is None or link.peer.role is not Role.NODE:
+        if not self._local and (link.peer is None or link.peer.role is not Role.NODE):
             raise NotAuthenticated("what answers there is not a node")
         self.record = hello.record
+        self.seen = hello.seen if len(hello.seen) <= MAX_TEXT and hello.seen.isprintable() else ""
 
     def called(self, link: Link, frame: Frame) -> None:
         raise Forbidden("no calls on this link")
 
     def heard(self, link: Link, frame: Frame) -> None:
-        return
+        if frame.op == Op.LEAVE:
+            self.on_leave()
+        inbox = self.inboxes.get(frame.name) if frame.op == Op.EVENTS else None
+        if inbox:
+            inbox.take(frame.body)
 
     def closed(self, link: Link, error: GridError | None) -> None:
-        return
+        self.on_closed(error)
 
 
 async def connect(addresses: Sequence[Address], context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
@@ -68,6 +87,22 @@ async def connect(addresses: Sequence[Address], context: ssl.SSLContext) -> tupl
     if winner:
         return winner
     raise _nobody(race.failures, addresses)
+
+
+async def connect_local(path: Path) -> tuple[Link, ClientEnd]:
+    """A link to the node of this machine over its socket; Forbidden where we may not open it, else LinkClosed."""
+    end = ClientEnd(local=True)
+    link = await dial_local(path, end, _LIMITS)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await link.wait_open()
+    except TimeoutError as exc:
+        link.abort(LinkClosed("no hello"))
+        raise LinkClosed(f"{path}: no answer within {PATIENCE:g} s") from exc
+    except BaseException:
+        link.close()
+        raise
+    return link, end
 
 
 class _Race:
@@ -127,7 +162,7 @@ class _Race:
 
 async def _open(address: Address, context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
     end = ClientEnd()
-    link = await dial(address, end, context, _identify, LinkLimits())
+    link = await dial(address, end, context, _identify, _LIMITS)
     try:
         await link.wait_open()
     except LinkClosed as exc:  # a node that refuses a certificate hangs up without a word, after our handshake

@@ -9,17 +9,28 @@ import click
 from gridctl.client import Connecting, Grid
 from gridctl.deployment import Deployment, as_fields, follow, report, verdict
 from gridctl.failure import OK
-from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
+from gridctl.options import (
+    Settings,
+    confirm,
+    examples,
+    gridfile_option,
+    json_option,
+    pass_settings,
+    timeout_option,
+    yes_option,
+)
 from gridctl.plan import make_plan, plan_fields, plan_lines
 from gridctl.project import Project, scan
 from gridctl.render import Progress, print_json, size
 from gridctl.secret import require_secrets
+from gridctl.stat_cache import StatCache
 from gridctl.upload import upload
+from gridctl.vendor import vendor_of
 from gridnode.errors import CallTimeout, UsageError
 from gridnode.gridfile import Gridfile
 from gridnode.model import MemberState, Release, ReleaseState
 
-__all__ = ["deploy_command"]
+__all__ = ["deploy_command", "deploy_project"]
 
 CHANGES = 2
 """Exit code of `--plan --detailed-exitcode` when something would change."""
@@ -29,31 +40,28 @@ LARGE = 1 << 30
 
 @click.command("deploy", epilog=examples("gridctl deploy", "gridctl deploy ./hello --plan --json"))
 @click.argument("directory", default=".", type=click.Path(path_type=Path))
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=300.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the nodes.",
-)
+@timeout_option(300.0)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--detailed-exitcode", "detailed", is_flag=True, help="With --plan: exit 2 when something would change.")
+@click.option("--checksum", is_flag=True, help="Read every file, also those that look as they did the last time.")
 @yes_option
 @json_option
 @gridfile_option
 @pass_settings
-def deploy_command(settings: Settings, directory: Path, timeout: float, only_plan: bool, detailed: bool) -> int:
+def deploy_command(
+    settings: Settings, directory: Path, timeout: float, only_plan: bool, detailed: bool, checksum: bool
+) -> int:
     """Put the project in DIRECTORY on every node, and wait until each one serves it.
 
-    Every file in its tasks/ is a task; .gridignore lists what stays here. The release before it serves on until
+    Every file in its tasks/ is a task; .gridignore lists what stays here. What requirements.txt, pyproject.toml or
+    package.json asks for goes along, chosen for the nodes by uv or npm. The release before it serves on until
     the new one has proved healthy, node by node.
     """
     if detailed and not only_plan:
         raise UsageError("--detailed-exitcode goes with --plan")
     progress = Progress()
     gridfile = settings.gridfile()
-    project = _scan(directory, progress)
+    project = _scan(directory, gridfile, progress, checksum)
     if only_plan:
         return _show_plan(settings, gridfile, project, detailed)
     if project.size > LARGE:
@@ -61,7 +69,7 @@ def deploy_command(settings: Settings, directory: Path, timeout: float, only_pla
     current = asyncio.run(_current(Grid.connect(gridfile)))
     if current and current.project != project.name:
         confirm(f"The grid runs the project {current.project!r}; {project.name!r} will replace it.", settings)
-    deployment = asyncio.run(_deploy(Grid.connect(gridfile), project, timeout, progress))
+    deployment = asyncio.run(deploy_project(Grid.connect(gridfile), project, timeout, progress))
     report(deployment, progress)
     if settings.as_json:
         print_json(as_fields(deployment))
@@ -78,8 +86,16 @@ def _show_plan(settings: Settings, gridfile: Gridfile, project: Project, detaile
     return CHANGES if detailed and plan.changes else OK
 
 
-def _scan(directory: Path, progress: Progress) -> Project:
-    project = scan(directory, on_progress=lambda done, total: progress.bar("reading", done, total))
+def _scan(directory: Path, gridfile: Gridfile, progress: Progress, checksum: bool) -> Project:
+    cache = StatCache(directory)
+    seen = {} if checksum else cache.load()
+    project = scan(
+        directory,
+        on_progress=lambda done, total: progress.bar("reading", done, total),
+        packages=vendor_of(gridfile, directory, progress.line).grafts,
+        seen=seen,
+    )
+    cache.save(seen)
     tasks = ", ".join(task.name for task in project.tasks[:10]) + (" ..." if len(project.tasks) > 10 else "")
     progress.line(f"scanned {project.files} files, {size(project.size)}; tasks: {tasks}")
     return project
@@ -91,7 +107,8 @@ async def _current(connecting: Connecting) -> Release | None:
         return await grid.release()
 
 
-async def _deploy(connecting: Connecting, project: Project, timeout: float, progress: Progress) -> Deployment:
+async def deploy_project(connecting: Connecting, project: Project, timeout: float, progress: Progress) -> Deployment:
+    """Make the project the grid's release unless it is, and follow it to every node, for `timeout` seconds."""
     started = time.monotonic()
     async with connecting as grid:
         deployment = await _plan(grid, project, await grid.release())

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gridctl.arriving import Telling
 from gridctl.failure import OK, PARTIAL, exit_code
 from gridctl.follow import Arrival, Follow, Watched
 from gridctl.render import Progress, percent
@@ -42,21 +43,14 @@ class Deployment:
 
 async def follow(grid: Watched, deployment: Deployment, timeout: float, progress: Progress) -> None:
     """Watch the release arrive on every node, for `timeout` seconds; where each is stays in the deployment."""
-    shown: dict[str, str] = {}
-
-    def tell(arrival: Arrival) -> None:
-        if arrival.state == ReleaseState.FETCHING.value and arrival.total:
-            progress.bar(f"{arrival.name} fetching", arrival.have, arrival.total)
-        if deployment.changed and arrival.state not in ("waiting", shown.get(arrival.node)):
-            shown[arrival.node] = arrival.state
-            progress.line(f"{arrival.name}: {arrival.state}" + (f": {arrival.error}" if arrival.error else ""))
-
-    watch = Follow(grid, deployment.release.sequence, tell, root=deployment.release.root)
+    telling = Telling(progress, deployment.changed)
+    watch = Follow(grid, deployment.release.sequence, telling.tell, root=deployment.release.root)
     try:
         async with asyncio.timeout(max(timeout, 0.1)):
             await watch.run()
     except TimeoutError:
         deployment.late = True
+    progress.clear()
     deployment.arrivals = list(watch.arrivals.values())
 
 
@@ -120,6 +114,7 @@ def as_fields(deployment: Deployment) -> dict[str, Any]:
         "files": release.files,
         "size": release.size,
         "sent": deployment.sent.payload,
+        "uncompressed": deployment.sent.content,
         "deduplicated": deployment.deduplicated,
         "nodes": [
             {

@@ -76,7 +76,7 @@ def _lines(known: _Known) -> Iterator[str]:
     yield f"handlers      {', '.join(map(clean, known.handlers)) or '-'}"
     yield f"ordered       {_order_text(order)}"
     yield ""
-    yield from process_lines(known.reports, every=True)
+    yield from process_lines(known.reports, every=True, ends=True)
 
 
 def _order_text(order: Order) -> str:

@@ -10,10 +10,12 @@ from gridctl.render import clean, paint, print_json
 from gridnode.errors import (
     CallTimeout,
     GridError,
+    HostUnreachable,
     LedgerError,
     LinkError,
     NodeNotFound,
     NoNode,
+    ReleaseNotFound,
     TaskNotFound,
     TaskRaised,
     UsageError,
@@ -27,8 +29,8 @@ INTERRUPTED: Final = 130
 
 _CODES: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...]] = (
     ((UsageError, click.UsageError), 2),
-    ((LinkError, NoNode), 4),
-    ((TaskNotFound, NodeNotFound), 5),
+    ((LinkError, NoNode, HostUnreachable), 4),
+    ((TaskNotFound, NodeNotFound, ReleaseNotFound), 5),
     (TaskRaised, 6),
     (CallTimeout, 124),
     ((KeyboardInterrupt, click.Abort), INTERRUPTED),

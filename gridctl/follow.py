@@ -25,7 +25,10 @@ class Watched(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How far one node is. state: active, failed, fetching, starting, waiting; or the member's, when out of reach."""
+    """How far one node is. state: active, failed, fetching, starting, waiting; or the member's, when out of reach.
+
+    have, total: bytes; rate: of them in a second.
+    """
 
     node: NodeId
     name: str
@@ -36,10 +39,14 @@ class Arrival:
     error: str = ""
     failures: tuple[TaskFailure, ...] = ()
     final: bool = False
+    rate: int = 0
 
 
 class Follow:
-    """One release on its way; root: of which, where known. on_change: called with an Arrival whenever it is another."""
+    """One release on its way; root: of which, where known. on_change: called with an Arrival whenever it is another.
+
+    poll: seconds between two looks.
+    """
 
     def __init__(
         self,
@@ -48,9 +55,11 @@ class Follow:
         on_change: Callable[[Arrival], None],
         now: Callable[[], float] = time.monotonic,
         root: str = "",
+        poll: float = POLL,
     ) -> None:
         self._grid = grid
         self._root = root
+        self._pause = poll
         self._sequence = sequence
         self._on_change = on_change
         self._now = now
@@ -62,7 +71,7 @@ class Follow:
         while True:
             if await self.poll():
                 return list(self.arrivals.values())
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(self._pause)
 
     async def poll(self) -> bool:
         """Look once; whether there is nothing left to wait for."""
@@ -92,7 +101,8 @@ class Follow:
             return await self._failed(member, status)
         self._failed_at.pop(record.id, None)
         final = status.state is ReleaseState.ACTIVE
-        return Arrival(record.id, record.name, status.state.value, True, status.have, status.total, final=final)
+        have, total, rate = status.have, status.total, status.rate
+        return Arrival(record.id, record.name, status.state.value, True, have, total, final=final, rate=rate)
 
     async def _failed(self, member: Member, status: ReleaseStatus) -> Arrival:
         """A task that does not start stays failed; anything else the node tries again."""

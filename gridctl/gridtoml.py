@@ -15,7 +15,7 @@ from gridctl.toml_lines import Path, key_lines
 from gridnode.errors import ProjectInvalid
 from gridnode.ledger import MAX_BODY
 from gridnode.model import TaskSpec
-from gridnode.task_bounds import MAX_ENV, MAX_LABELS, MAX_VARIABLES, env_size
+from gridnode.task_bounds import MAX_ENV, MAX_LABELS, MAX_VARIABLES, env_size, is_health
 
 __all__ = ["GRID_TOML", "Configured", "Setting", "configure", "nearest"]
 
@@ -165,7 +165,8 @@ class _Reading:
             elif key not in TABLES:
                 self._fault(place, f"unknown key {_plain(key)} in {section}{nearest(key, (*RULES, *TABLES))}")
             elif not isinstance(value, dict):
-                self._fault(place, f"{key} has to be a table, such as {key} = {{ {TABLES[key].example} }}")
+                meant = "; for events, write topics = [...]" if key == "on" and isinstance(value, list) else ""
+                self._fault(place, f"{key} has to be a table, such as {key} = {{ {TABLES[key].example} }}{meant}")
             else:
                 self._set_each(settings, key, value, section, place)
         return settings
@@ -189,6 +190,7 @@ class _Reading:
         """What only all of a task's settings together show: the defaults count too."""
         if fields["runtime"] == "image" and not fields["image"] and "runtime" in said:
             self._fault_at(said["runtime"].line or 1, f'{name} has runtime = "image", but no image')
+        self._check_health(name, fields["runtime"], said.get("health"))
         env, labels = fields["env"], fields["on"]
         if len(env) > MAX_VARIABLES or env_size(env) > MAX_ENV:
             self._fault_at(
@@ -201,6 +203,14 @@ class _Reading:
                 max(said[f"on.{one}"].line or 1 for one in labels),
                 f"on of {name} has {len(labels)} labels: at most {MAX_LABELS} are allowed",
             )
+
+    def _check_health(self, name: str, runtime: str, said: Setting | None) -> None:
+        """Which tasks can be asked how: the runtime decides."""
+        if said is None or is_health(said.value, runtime):
+            return
+        expected = {"exec": "a program that runs once a call cannot be asked", "http": 'a path such as "/healthz"'}
+        why = expected.get(runtime, "the name of a public function of its file")
+        self._fault_at(said.line or 1, f"health of {name} cannot be {_shown(said.value)}: {why}")
 
     def _fault(self, path: Path, message: str) -> None:
         self._fault_at(self._line(path), message)

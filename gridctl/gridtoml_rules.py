@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from gridnode import task_bounds as bounds
-from gridnode.model import Network
+from gridnode.model import Deliver, Network
 
 __all__ = ["RULES", "RUNTIMES", "TABLES", "Rule", "TableRule", "as_text", "memory_text"]
 
-RUNTIMES: Final = ("python", "node", "exec", "image")
+RUNTIMES: Final = ("python", "node", "exec", "http", "image")
 _SPANS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SPAN: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)")
 _UNITS: Final = "KMGT"
@@ -98,10 +98,25 @@ def _name(fits: Callable[[str], bool]) -> Callable[[Any], str | None]:
     return lambda value: value if isinstance(value, str) and fits(value) else None
 
 
+def _is_health(text: str) -> bool:
+    return bounds.is_health(text, "http" if text.startswith("/") else "")
+
+
 def _secrets(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, list) or len(value) > bounds.MAX_SECRETS:
         return None
     fits = all(isinstance(name, str) and bounds.is_secret(name) for name in value) and len(set(value)) == len(value)
+    return tuple(value) if fits else None
+
+
+def _deliver(value: Any) -> Deliver | None:
+    return Deliver(value) if value in ("one", "each") else None
+
+
+def _topics(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or len(value) > bounds.MAX_TOPICS:
+        return None
+    fits = all(isinstance(one, str) and bounds.is_pattern(one) for one in value) and len(set(value)) == len(value)
     return tuple(value) if fits else None
 
 
@@ -140,6 +155,9 @@ RULES: Final[dict[str, Rule]] = {
         f"restarts within a minute, 0 to {bounds.MAX_RESTARTS_RANGE[1]}", _whole(*bounds.MAX_RESTARTS_RANGE)
     ),
     "min_uptime": Rule('seconds, or text such as "500ms", "5s"; 0 to 1h', _duration(*bounds.MIN_UPTIME_RANGE)),
+    "health": Rule('a public function of the file, or a path such as "/healthz" of an HTTP server', _name(_is_health)),
+    "topics": Rule(f'a list of at most {bounds.MAX_TOPICS} patterns of topics, each once, such as "orders.*"', _topics),
+    "deliver": Rule('"one" (one instance in the grid gets an event) or "each" (one on each node)', _deliver),
 }
 """Keys with one value, which the last of [defaults] and [tasks.NAME] says."""
 TABLES: Final[dict[str, TableRule]] = {

@@ -18,12 +18,22 @@ from gridnode.wire import MAX_CALL_BODY
 __all__ = ["invoke_command"]
 
 
+def _refuse_async(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    """A flag that others have, and what to do instead."""
+    if given:
+        hint = "the shell can wait for it: `gridctl invoke TASK &`, or a program: `grid.submit(TASK)`"
+        raise UsageError("there is no queue that would keep the call: --async is not supported", hint=hint)
+
+
 @click.command(
     "invoke",
     epilog=examples(
         "gridctl invoke whoami",
         "gridctl invoke words -d '\"to be or not to be\"' --json",
         "echo '{\"below\": 1000}' | gridctl invoke primes -d - --node node-2 --timeout 5",
+        "gridctl invoke echo -d 1 --repeat 10000 --concurrency 64",
+        "gridctl invoke report --stream",
+        "gridctl invoke whoami --all --json",
     ),
 )
 @click.argument("task")
@@ -35,16 +45,52 @@ __all__ = ["invoke_command"]
     help="How long it may take; else what the task says, 30 s if it says nothing.",
 )
 @click.option("--node", default="", metavar="NAME", help="Run it on this node: name, id or a unique prefix of the id.")
+@click.option(
+    "--idempotency-key",
+    "key",
+    default="",
+    metavar="KEY",
+    help="Calls with the same key run once within ten minutes, and get the same result.",
+)
+@click.option(
+    "--repeat",
+    "count",
+    type=click.IntRange(1, 10_000_000),
+    metavar="N",
+    help="Call it so many times, and print a summary instead of results.",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=1, metavar="C", help="With --repeat: so many at a time."
+)
+@click.option("--stream", is_flag=True, help="Print what the task yields, an item a line, as it comes.")
+@click.option("--all", "everywhere", is_flag=True, help="Call it on every node, and print a line for each.")
+@click.option("--async", is_flag=True, expose_value=False, hidden=True, callback=_refuse_async)
 @json_option
 @gridfile_option
 @pass_settings
-def invoke_command(settings: Settings, task: str, body: str | None, timeout: float | None, node: str) -> int:
+def invoke_command(
+    settings: Settings,
+    task: str,
+    body: str | None,
+    timeout: float | None,
+    node: str,
+    key: str,
+    count: int | None,
+    concurrency: int,
+    stream: bool,
+    everywhere: bool,
+) -> int:
     """Call TASK and print its result as JSON.
 
     A task is named after its file, or the file and a function: tasks/echo.py is `echo`, and get_ip in
     tasks/req.py is `req.get_ip`.
     """
-    outcome = asyncio.run(_invoke(settings, task, read_body(body), timeout, node))
+    if stream or everywhere:
+        _check_alone(stream and everywhere, count, key, node if everywhere else "")
+        return _print_lines(settings, task, read_body(body), timeout, node, everywhere)
+    if count:
+        return _repeat(settings, task, read_body(body), count, concurrency, timeout, node, key)
+    outcome = asyncio.run(_invoke(settings, task, read_body(body), timeout, node, key))
     if settings.as_json:
         print_json(as_fields(outcome))
     if outcome.error:
@@ -55,11 +101,43 @@ def invoke_command(settings: Settings, task: str, body: str | None, timeout: flo
     return OK
 
 
-async def _invoke(settings: Settings, task: str, body: bytes, timeout: float | None, node: str) -> Outcome:
+def _print_lines(settings: Settings, task: str, body: bytes, timeout: float | None, node: str, everywhere: bool) -> int:
+    from gridctl import invoke_lines
+
+    if everywhere:
+        return invoke_lines.broadcast(settings, task, body, timeout)
+    return invoke_lines.stream(settings, task, body, timeout, node)
+
+
+def _check_alone(both: bool, count: int | None, key: str, node: str) -> None:
+    """Raises UsageError for flags that make no sense with --stream or --all."""
+    other = "--all" if both else "--repeat" if count else "--idempotency-key" if key else "--node" if node else ""
+    if other:
+        raise UsageError(f"{other} does not go together with {'--all' if node else '--stream'}")
+
+
+def _repeat(
+    settings: Settings,
+    task: str,
+    body: bytes,
+    count: int,
+    concurrency: int,
+    timeout: float | None,
+    node: str,
+    key: str,
+) -> int:
+    from gridctl.repeat import repeat
+
+    if key:
+        raise UsageError("calls with one idempotency key run once: --repeat has nothing to repeat")
+    return repeat(settings, task, body, count=count, concurrency=concurrency, timeout=timeout, node=node)
+
+
+async def _invoke(settings: Settings, task: str, body: bytes, timeout: float | None, node: str, key: str) -> Outcome:
     from gridctl.client import Grid
 
     async with Grid.connect(settings.gridfile()) as grid:
-        return await grid.send(task, body, timeout=timeout, node=node)
+        return await grid.send(task, body, timeout=timeout, node=node, idempotency_key=key)
 
 
 def read_body(given: str | None) -> bytes:

@@ -95,14 +95,14 @@ class _Show:
 
     async def _begin(self, grid: "Grid") -> Tail:
         """The lines there are; TaskNotFound when there are none and no task is called so."""
-        release = await grid.release()
+        release = await grid.release() if grid.is_operator else None
         tasks = [one.name for one in release.tasks] if release else []
         task = self._query.task
         if task not in tasks and task.rpartition(".")[0] in tasks:  # a function: its file has the log
             task = task.rpartition(".")[0]
         tail = Tail(msgspec.structs.replace(self._query, task=task), self._node)
         rows = [row for row in await tail.poll(grid) if self._printer.matches(row)]
-        if not rows and not tail.missing and task not in ("", OWN_LOG, *tasks):
+        if not rows and not tail.missing and grid.is_operator and task not in ("", OWN_LOG, *tasks):
             known_tasks([task], release)
         self._printer.print(rows[len(rows) - self._wanted :] if self._wanted < len(rows) else rows)
         self._report(tail)

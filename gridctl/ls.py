@@ -1,18 +1,24 @@
 """`gridctl ls`: the nodes of the grid, as one of them sees them."""
 
 import asyncio
+import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
+import msgspec
 
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
-from gridctl.render import percent, print_json, span, table
+from gridctl.render import Progress, drawn, is_terminal, print_json, span, table, way
 from gridnode.model import Member, MemberState, ReleaseState, ReleaseStatus
 
 __all__ = ["ls_command"]
 
+WARN_WITHIN = 30 * 86_400
+"""Seconds."""
 _HEAD = ("NAME", "ID", "ADDRESS", "STATE", "RELEASE", "LOAD", "VERSION", "UPTIME", "CHANGED")
+_BAR = 10
 
 
 @click.command("ls", epilog=examples("gridctl ls", "gridctl ls --json | jq -r '.nodes[].name'"))
@@ -26,8 +32,21 @@ def ls_command(settings: Settings) -> None:
         print_json({"nodes": [as_fields(member) for member in members]})
         return
     now = time.time()
-    for line in table(_HEAD, [row(member, now) for member in members]):
+    for text in expiring(members, now):
+        Progress().line(text, "yellow")
+    for line in table(_HEAD, [row(member, now, is_terminal(sys.stdout)) for member in members]):
         click.echo(line)
+
+
+def expiring(members: Iterable[Member], now: float) -> list[str]:
+    """What to say of nodes whose card ends within WARN_WITHIN; now: unix seconds."""
+    found = []
+    for member in members:
+        left = member.record.until - now
+        if member.record.until and left < WARN_WITHIN and member.state is MemberState.ALIVE:
+            when = f"ends in {span(left)}" if left > 0 else "has ended"
+            found.append(f"warning: the card of {member.record.name} {when}; `gridctl provision` brings another")
+    return found
 
 
 async def _members(settings: Settings) -> list[Member]:
@@ -37,16 +56,16 @@ async def _members(settings: Settings) -> list[Member]:
         return await grid.nodes()
 
 
-def row(member: Member, now: float) -> tuple[str, ...]:
-    """One line of the table; now: unix seconds."""
+def row(member: Member, now: float, has_bar: bool = False) -> tuple[str, ...]:
+    """One line of the table; now: unix seconds. has_bar: for a person who watches."""
     record = member.record
     up = member.state in (MemberState.ALIVE, MemberState.SUSPECT)
     return (
         record.name,
         record.id[:8],
         str(record.addresses[0]) if record.addresses else "-",
-        member.state.value,
-        release_text(record.release),
+        state_text(member),
+        release_text(record.release, has_bar),
         f"{record.load.in_flight}/{record.load.capacity}",
         record.version,
         span(now - record.started) if up else "-",
@@ -54,12 +73,19 @@ def row(member: Member, now: float) -> tuple[str, ...]:
     )
 
 
-def release_text(status: ReleaseStatus | None) -> str:
-    """`active 3f9c2a11`, `fetching 40%`, `failed 3f9c2a11`, or `-` without one."""
+def state_text(member: Member) -> str:
+    """The member's state; `draining` for one that is alive and takes no new calls."""
+    alive = member.state is MemberState.ALIVE
+    return "draining" if alive and member.record.draining else member.state.value
+
+
+def release_text(status: ReleaseStatus | None, has_bar: bool = False) -> str:
+    """`active 3f9c2a11`, `fetching 40%, 1.2 MB/s, 12s left`, `failed 3f9c2a11`, or `-` without one."""
     if status is None:
         return "-"
     if status.state is ReleaseState.FETCHING:
-        return f"fetching {percent(status.have, status.total)}".rstrip()
+        bar = f"{drawn(status.have, status.total, _BAR)} " if has_bar and status.total else ""
+        return f"fetching {bar}{way(status.have, status.total, status.rate)}".rstrip()
     return f"{status.state.value} {status.root[:8]}"
 
 
@@ -71,10 +97,12 @@ def as_fields(member: Member) -> dict[str, Any]:
         "name": record.name,
         "id": record.id,
         "state": member.state.value,
+        "draining": record.draining,
         "since": round(member.since, 3),
         "addresses": [str(address) for address in record.addresses],
         "version": record.version,
         "started": record.started,
+        "card_until": record.until or None,
         "load": {"in_flight": record.load.in_flight, "capacity": record.load.capacity},
         "release": release
         and {
@@ -83,7 +111,9 @@ def as_fields(member: Member) -> dict[str, Any]:
             "state": release.state.value,
             "have": release.have,
             "total": release.total,
+            "rate": release.rate,
             "error": release.error or None,
         },
         "tasks": list(record.tasks),
+        "runtime": msgspec.structs.asdict(record.runtime) if record.runtime else None,
     }

@@ -27,7 +27,15 @@ from gridnode.gridfile import (
 )
 from gridnode.model import Address
 
-__all__ = ["NewGridfile", "card_text", "find_gridfile", "load_gridfile", "new_gridfile", "write_private"]
+__all__ = [
+    "NewGridfile",
+    "card_text",
+    "find_gridfile",
+    "load_gridfile",
+    "new_gridfile",
+    "write_private",
+    "write_private_bytes",
+]
 
 _T = TypeVar("_T")
 GRIDFILE: Final = "Gridfile"
@@ -175,10 +183,15 @@ def _keep(path: Path) -> Path:
 
 def write_private(path: Path, text: str, replacing: bool = False) -> None:
     """Write all or nothing, 0600; FileExistsError when something is there and is not to be replaced."""
+    write_private_bytes(path, text.encode(), replacing)
+
+
+def write_private_bytes(path: Path, content: bytes, replacing: bool = False) -> None:
+    """As `write_private`."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(draft, "xb", opener=_private) as file:
-            file.write(text.encode())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if replacing:

@@ -16,7 +16,16 @@ from gridnode.errors import UsageError
 if TYPE_CHECKING:
     from gridnode.gridfile import Gridfile
 
-__all__ = ["Settings", "confirm", "examples", "gridfile_option", "json_option", "pass_settings", "yes_option"]
+__all__ = [
+    "Settings",
+    "confirm",
+    "examples",
+    "gridfile_option",
+    "json_option",
+    "pass_settings",
+    "timeout_option",
+    "yes_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,6 +91,18 @@ def json_option(command: F) -> F:
     return click.option(
         "--json", is_flag=True, expose_value=False, callback=_sets("as_json"), help="Print JSON, for programs."
     )(command)
+
+
+def timeout_option(default: float) -> Callable[[F], F]:
+    """--timeout, in seconds."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for the nodes.",
+    )
 
 
 def yes_option(command: F) -> F:

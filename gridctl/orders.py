@@ -4,13 +4,14 @@ import asyncio
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import replace
 
 from gridctl.failure import OK, PARTIAL
-from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
+from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings, timeout_option
 from gridctl.render import Progress, print_json
 from gridctl.settle import Settle, Standing
 from gridnode.errors import LedgerError, TaskNotFound, UsageError
@@ -24,15 +25,6 @@ __all__ = ["known_tasks", "restart_command", "scale_command", "start_command", "
 
 Change = Callable[[Order], Order]
 _ATTEMPTS = 3
-
-timeout_option = click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the nodes.",
-)
 
 
 @dataclass(slots=True)
@@ -48,9 +40,16 @@ class Carried:
         return [one for one in self.standings if one.reachable and one.state != "done"]
 
 
+def _for_tasks(command: Callable[..., int]) -> Callable[..., int]:
+    """The arguments and options of an order that is the same for every task named."""
+    for decorate in (pass_settings, gridfile_option, json_option, timeout_option(60.0)):
+        command = decorate(command)
+    return click.argument("tasks", nargs=-1, required=True, metavar="TASK...")(command)
+
+
 @click.command("scale", epilog=examples("gridctl scale resize=4", "gridctl scale echo=2 resize=max words=-"))
 @click.argument("wanted", nargs=-1, required=True, metavar="TASK=N...")
-@timeout_option
+@timeout_option(60.0)
 @json_option
 @gridfile_option
 @pass_settings
@@ -65,7 +64,7 @@ def scale_command(settings: Settings, wanted: tuple[str, ...], timeout: float) -
 @click.command("restart", epilog=examples("gridctl restart resize", "gridctl restart --all --timeout 120"))
 @click.argument("tasks", nargs=-1, metavar="TASK...")
 @click.option("--all", "every", is_flag=True, help="Every task of the release.")
-@timeout_option
+@timeout_option(60.0)
 @json_option
 @gridfile_option
 @pass_settings
@@ -78,25 +77,17 @@ def restart_command(settings: Settings, tasks: tuple[str, ...], every: bool, tim
 
 
 @click.command("stop", epilog=examples("gridctl stop resize", "gridctl stop echo words --json"))
-@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
-@timeout_option
-@json_option
-@gridfile_option
-@pass_settings
+@_for_tasks
 def stop_command(settings: Settings, tasks: tuple[str, ...], timeout: float) -> int:
     """Run no instance of a task on any node until `gridctl start`; calls inside finish first."""
-    return _run(settings, dict.fromkeys(tasks, lambda order: replace(order, stopped=True)), timeout, "stopped")
+    return _run(settings, dict.fromkeys(tasks, partial(replace, stopped=True)), timeout, "stopped")
 
 
 @click.command("start", epilog=examples("gridctl start resize", "gridctl start echo words --json"))
-@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
-@timeout_option
-@json_option
-@gridfile_option
-@pass_settings
+@_for_tasks
 def start_command(settings: Settings, tasks: tuple[str, ...], timeout: float) -> int:
     """Run a task again that was stopped, with as many instances as before."""
-    return _run(settings, dict.fromkeys(tasks, lambda order: replace(order, stopped=False)), timeout, "started")
+    return _run(settings, dict.fromkeys(tasks, partial(replace, stopped=False)), timeout, "started")
 
 
 def _scaling(text: str) -> tuple[str, Change]:

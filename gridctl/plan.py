@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from gridctl.client import Connecting
+from gridctl.packages import is_vendored, packages_of
 from gridctl.project import Project
 from gridctl.render import clean, size
 from gridctl.task_settings import changed_settings
@@ -43,7 +46,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a deploy would change. settings: what differs, by task; to_send: bytes before compression."""
+    """What a deploy would change. settings: what differs, by task; to_send: bytes before compression.
+
+    files: the project's own; packages: those that it asks for; versions: of each, as it would be.
+    """
 
     project: Project
     current: Release | None
@@ -51,6 +57,8 @@ class Plan:
     tasks: Difference
     settings: dict[str, list[str]]
     to_send: int
+    packages: Difference = Difference()
+    versions: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def renamed(self) -> bool:
@@ -60,7 +68,7 @@ class Plan:
     @property
     def changes(self) -> bool:
         """Whether the deploy would make a new release."""
-        return bool(self.files or self.tasks or self.renamed or self.current is None)
+        return bool(self.files or self.packages or self.tasks or self.renamed or self.current is None)
 
 
 async def make_plan(connecting: Connecting, project: Project) -> Plan:
@@ -76,12 +84,18 @@ async def make_plan(connecting: Connecting, project: Project) -> Plan:
 
 def _plan(project: Project, current: Release | None, nodes: Mapping[ChunkHash, bytes], to_send: int) -> Plan:
     before = _entries(current.root, nodes) if current else {}
-    old: dict[str, object] = {task.name: task for task in current.tasks} if current else {}
-    new: dict[str, object] = {task.name: task for task in project.tasks}
+    old: dict[str, object] = {task.name: replace(task, code="") for task in current.tasks} if current else {}
+    new: dict[str, object] = {task.name: replace(task, code="") for task in project.tasks}
     tasks = compare(old, new)
     settings = {name: changed_settings(_spec(old[name]), _spec(new[name])) for name in tasks.changed}
-    files = compare(before, _entries(project.manifest.root, nodes))
-    return Plan(project, current, files, tasks, settings, to_send)
+    after = _entries(project.manifest.root, nodes)
+    files = compare(_own(before), _own(after))
+    versions = packages_of(after)
+    return Plan(project, current, files, tasks, settings, to_send, compare(packages_of(before), versions), versions)
+
+
+def _own(entries: Mapping[str, object]) -> dict[str, object]:
+    return {path: entry for path, entry in entries.items() if not is_vendored(path)}
 
 
 def _spec(task: object) -> TaskSpec:
@@ -150,6 +164,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     if plan.renamed and plan.current:
         yield f"project {clean(plan.current.project)} → {clean(plan.project.name)}"
     yield from _listed("file", plan.files, {})
+    yield from _listed("package", plan.packages, _versions(plan))
     yield from _listed("task", plan.tasks, plan.settings)
     if not plan.changes:
         yield "nothing would change"
@@ -158,6 +173,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     counts = f"{len(files.added)} added, {len(files.changed)} changed, {len(files.removed)} removed"
     against = f"release {plan.current.sequence}" if plan.current else "an empty grid"
     yield f"against {against}: files {counts}; at most {size(plan.to_send)} to send"
+
+
+def _versions(plan: Plan) -> dict[str, list[str]]:
+    return {name: [one] for name, one in plan.versions.items() if isinstance(one, str)}
 
 
 def _listed(what: str, difference: Difference, settings: Mapping[str, list[str]]) -> Iterator[str]:
@@ -178,6 +197,7 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
         else None,
         "root": plan.project.manifest.root,
         "files": _fields(plan.files),
+        "packages": _fields(plan.packages),
         "tasks": _fields(plan.tasks) | {"settings": plan.settings},
         "bytes_to_send": plan.to_send,
     }

@@ -3,13 +3,16 @@
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
+from gridctl.code import with_code
+from gridctl.grafts import Graft, pieces_of
 from gridctl.gridtoml import GRID_TOML, Configured, configure
-from gridctl.tasks import TASKS_DIR, find_tasks
+from gridctl.tasks import TASKS_DIR, check_programs, find_tasks
 from gridnode.errors import ManifestInvalid, ProjectInvalid
 from gridnode.model import ChunkHash, TaskSpec
 from gridnode.sync.chunk import Chunking, ChunkRef, chunk_hash
@@ -20,8 +23,14 @@ from gridnode.sync.tree import DEFAULT_BOUNDS, Manifest, Source, build
 
 Progress = Callable[[int, int], None]
 """Bytes read so far, bytes in all."""
+Packages = Callable[[tuple[TaskSpec, ...], Collection[str]], Collection[Graft]]
+"""What to add to a project of these tasks, which has these names in its directory."""
+Seen = dict[str, tuple[tuple[int, ...], tuple[ChunkRef, ...]]]
+"""By path: what told that the file had not changed, and its chunks."""
 
 _MAX_SOURCE = 8 * 1024 * 1024
+_SETTLED = 2_000_000_000
+"""Nanoseconds; as long as the coarsest step of a file system's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Project:
     tasks: tuple[TaskSpec, ...]
     chunks: dict[ChunkHash, int]
     _places: dict[ChunkHash, tuple[str, int]] = field(repr=False)
+    """File, from the directory or absolute where it is not in there, and offset."""
 
     @property
     def size(self) -> int:
@@ -61,23 +71,40 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """One entry of the directory. size: bytes of a regular file; target: a link's."""
+    """One entry of the directory. size: bytes of a regular file; stamp: changes with its content; target: a link's."""
 
     path: str
     kind: EntryKind
     size: int = 0
     target: str = ""
+    stamp: tuple[int, ...] = ()
 
 
-def scan(directory: Path, *, on_progress: Progress | None = None) -> Project:
-    """Read the whole project once; ProjectInvalid says what stands in the way of deploying it."""
+def scan(
+    directory: Path,
+    *,
+    on_progress: Progress | None = None,
+    packages: Packages | None = None,
+    seen: Seen | None = None,
+) -> Project:
+    """Read the whole project once; ProjectInvalid says what stands in the way of deploying it.
+
+    packages: finds those that the project asks for, which become part of it as if they were its own files.
+    seen: what an earlier scan read, and then what this one did: a file that did not change is not read again.
+    """
     directory, found = _entries(directory)
     tasks = tuple(one.spec for one in _configured(directory, found))
-    ingest = _Ingest(directory, sum(one.size for one in found), on_progress)
+    grafts = packages(tasks, {one.path.partition("/")[0] for one in found}) if packages else ()
+    ingest = _Ingest(directory, sum(one.size for one in found), on_progress, seen)
     try:
-        manifest = build((ingest.source(one) for one in found), ingest.chunking)
+        sources = [*map(ingest.source, found), *ingest.grafted(grafts)]
+        manifest = build(sources, ingest.chunking)
     except ManifestInvalid as exc:
         raise ProjectInvalid(f"cannot deploy {directory}: {exc.message}") from exc
+    if seen is not None:
+        seen.clear()
+        seen.update(ingest.seen)
+    tasks = with_code(tasks, sources, lambda path: _source(directory, path))
     ingest.chunks.update((name, len(content)) for name, content in manifest.nodes.items())
     name = os.fsencode(directory.name).decode("utf-8", "replace") or "project"
     return Project(name, directory, manifest, tasks, ingest.chunks, ingest.places)
@@ -104,7 +131,10 @@ def _configured(directory: Path, found: list[_Found]) -> tuple[Configured, ...]:
     config = directory / GRID_TOML
     if os.path.lexists(config) and (config.is_symlink() or not config.is_file()):
         raise ProjectInvalid(f"{GRID_TOML} is not a plain file", hint="it says how tasks run: `gridctl config -h`")
-    return configure(tasks, _source(directory, GRID_TOML) if config.exists() else b"")
+    configured = configure(tasks, _source(directory, GRID_TOML) if config.exists() else b"")
+    kinds = {one.path: one.kind for one in found}
+    check_programs((one.spec for one in configured), kinds, lambda path: _source(directory, path))
+    return configured
 
 
 def _walk(top: Path) -> list[_Found]:
@@ -152,7 +182,12 @@ def _classify(path: str, entry: os.DirEntry[str]) -> _Found:
     if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
         raise ProjectInvalid(f"{path} is setuid or setgid", hint=f"chmod ug-s {path}")
     kind = EntryKind.EXECUTABLE if status.st_mode & stat.S_IXUSR else EntryKind.FILE
-    return _Found(path, kind, status.st_size)
+    return _Found(path, kind, status.st_size, stamp=_stamp(status))
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Changes with the file's content: nobody can set ctime."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _link(path: str, target: str) -> _Found:
@@ -166,8 +201,11 @@ def _link(path: str, target: str) -> _Found:
 class _Ingest:
     """Turns entries into tree sources, keeping where each chunk lies."""
 
-    def __init__(self, directory: Path, total: int, on_progress: Progress | None) -> None:
+    def __init__(self, directory: Path, total: int, on_progress: Progress | None, known: Seen | None = None) -> None:
         self.chunking = Chunking()
+        self.seen: Seen = {}
+        self._known = known or {}
+        self._stamp: tuple[int, ...] = ()
         self.chunks: dict[ChunkHash, int] = {}
         self.places: dict[ChunkHash, tuple[str, int]] = {}
         self._directory = directory
@@ -176,12 +214,40 @@ class _Ingest:
         self._on_progress = on_progress
 
     def source(self, one: _Found) -> Source:
-        refs = tuple(self._read(one)) if one.kind in (EntryKind.FILE, EntryKind.EXECUTABLE) else ()
+        refs = self._refs(one) if one.kind in (EntryKind.FILE, EntryKind.EXECUTABLE) else ()
         return Source(tuple(one.path.split("/")), one.kind, refs, one.target)
+
+    def _refs(self, one: _Found) -> tuple[ChunkRef, ...]:
+        """Of a file that was read before and has not changed since, or of what is read now."""
+        stamp, refs = self._known.get(one.path, ((), ()))
+        if stamp and stamp == one.stamp:
+            self._place(one.path, refs)
+            self._count(one.size)
+        else:
+            # A file that was written a moment ago may be written again with the same times: its stamp says nothing.
+            settled = time.time_ns() - max(one.stamp[:2], default=0) > _SETTLED
+            refs = tuple(self._read(one))
+            stamp = one.stamp if settled and self._stamp == one.stamp else ()
+        self.seen[one.path] = stamp, refs
+        return refs
+
+    def _place(self, path: str, refs: Collection[ChunkRef]) -> None:
+        offset = 0
+        for ref in refs:
+            self.chunks[ref.hash] = ref.length
+            self.places.setdefault(ref.hash, (path, offset))
+            offset += ref.length
+
+    def grafted(self, grafts: Collection[Graft]) -> Iterator[Source]:
+        """Files whose chunks are known: they are read only where a node lacks one."""
+        for path, piece in pieces_of(grafts):
+            self._place(piece.place, piece.refs)
+            yield Source(tuple(path.split("/")), piece.kind, piece.refs, piece.target)
 
     def _read(self, one: _Found) -> Iterator[ChunkRef]:
         offset = 0
         with _reading(self._directory, one.path) as file:
+            self._stamp = _stamp(os.fstat(file.fileno()))
             for content in self._cut(file, one):
                 ref = ChunkRef(chunk_hash(content), len(content))
                 self.chunks[ref.hash] = ref.length
@@ -189,8 +255,8 @@ class _Ingest:
                 offset += ref.length
                 self._count(ref.length)
                 yield ref
-        if offset != one.size:
-            raise _changed(one.path)
+            if offset != one.size or _stamp(os.fstat(file.fileno())) != self._stamp:
+                raise _changed(one.path)
 
     def _cut(self, file: BufferedReader, one: _Found) -> Iterator[bytes | memoryview]:
         if one.size > self.chunking.min_size:
@@ -224,7 +290,10 @@ def _source(directory: Path, path: str) -> bytes:
 
 
 def _changed(path: str) -> ProjectInvalid:
-    return ProjectInvalid(f"{path} changed while it was being deployed", hint="run `gridctl deploy` again")
+    return ProjectInvalid(
+        f"{path} changed while it was being deployed",
+        hint="run `gridctl deploy` again, and with --checksum if it says so still",
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from gridctl.options import Settings, examples, gridfile_option, json_option, pa
 from gridctl.orders import known_tasks
 from gridctl.render import Progress, clean, print_json, span, table
 from gridnode.messages import ProcessReport
-from gridnode.model import MemberState, Order, Process, Release
+from gridnode.model import MemberState, Order, Process
 
 __all__ = ["node_fields", "process_lines", "ps_command", "warn_of"]
 
@@ -32,8 +32,7 @@ def ps_command(settings: Settings, task: str, every: bool) -> int:
 
     Instances that are ready share a line; what is not ready has one each, and its last log lines below.
     """
-    reports, orders, release = asyncio.run(_ask(settings, task))
-    known_tasks([task] if task else [], release)
+    reports, orders = asyncio.run(_ask(settings, task))
     if settings.as_json:
         print_json({"nodes": [node_fields(report) for report in reports]})
     else:
@@ -43,23 +42,27 @@ def ps_command(settings: Settings, task: str, every: bool) -> int:
     return warn_of(reports)
 
 
-async def _ask(settings: Settings, task: str) -> tuple[list[ProcessReport], dict[str, Order], Release | None]:
+async def _ask(settings: Settings, task: str) -> tuple[list[ProcessReport], dict[str, Order]]:
     from gridctl.client import Grid
 
     async with Grid.connect(settings.gridfile()) as grid:
+        if not grid.is_operator:
+            return await grid.processes(task), {}
         orders = {name: order for name, (order, _) in (await grid.orders()).items()}
-        return await grid.processes(task), orders, await grid.release()
+        known_tasks([task] if task else [], await grid.release())
+        return await grid.processes(task), orders
 
 
-def process_lines(reports: Iterable[ProcessReport], every: bool) -> list[str]:
-    """A table, with the last log lines below what is errored or waits."""
+def process_lines(reports: Iterable[ProcessReport], every: bool, ends: bool = False) -> list[str]:
+    """A table, with the last log lines below what is errored or waits; ends: also how what is ready ended before."""
     rows: list[Sequence[str]] = []
     logs: dict[int, list[str]] = {}
     for report in reports:
         for process, row in _rows(report, every):
             rows.append(row)
-            if process and process.state != _READY and process.why:
-                logs[len(rows)] = [f"    {clean(line)}" for line in process.why.strip().splitlines()[-_LOG_LINES:]]
+            if process and process.why and (ends or process.state != _READY):
+                lines = [f"    {clean(line)}" for line in process.why.strip().splitlines()[-_LOG_LINES:]]
+                logs[len(rows)] = ["    its last end:", *lines] if process.state == _READY else lines
     return [line for number, head in enumerate(table(_HEAD, rows)) for line in (head, *logs.get(number, []))]
 
 

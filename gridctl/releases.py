@@ -9,9 +9,18 @@ from msgspec.structs import replace
 
 from gridctl.client import Connecting, Grid
 from gridctl.deployment import Deployment, as_fields, follow, report, verdict
-from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
+from gridctl.options import (
+    Settings,
+    confirm,
+    examples,
+    gridfile_option,
+    json_option,
+    pass_settings,
+    timeout_option,
+    yes_option,
+)
 from gridctl.render import Progress, print_json, size, span, table
-from gridnode.errors import UsageError
+from gridnode.errors import ReleaseNotFound, UsageError
 from gridnode.gridfile import Gridfile
 from gridnode.model import Release
 
@@ -37,14 +46,7 @@ def releases_command(settings: Settings) -> None:
 
 @click.command("rollback", epilog=examples("gridctl rollback", "gridctl rollback 12 --yes --json"))
 @click.argument("sequence", required=False, type=click.IntRange(min=1))
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=300.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the nodes.",
-)
+@timeout_option(300.0)
 @yes_option
 @json_option
 @gridfile_option
@@ -73,7 +75,7 @@ async def _releases(connecting: Connecting) -> list[Release]:
 
 
 def choose(releases: list[Release], sequence: int | None) -> Release:
-    """The release to go back to, of those known, newest first; UsageError when there is none."""
+    """The release to go back to, of those known, newest first; UsageError when there is none, ReleaseNotFound."""
     if not releases:
         raise UsageError("the grid has no release yet", hint="`gridctl deploy` puts a project there")
     if sequence is None:
@@ -84,7 +86,7 @@ def choose(releases: list[Release], sequence: int | None) -> Release:
         return earlier
     found = next((release for release in releases if release.sequence == sequence), None)
     if found is None:
-        raise UsageError(f"the grid does not remember a release {sequence}", hint="`gridctl releases` lists them")
+        raise ReleaseNotFound(f"the grid does not remember a release {sequence}", hint="`gridctl releases` lists them")
     return found
 
 

@@ -1,16 +1,18 @@
 """What people see: colour where it is wanted, tables, sizes, spans of time, and progress on stderr."""
 
 import json
+import math
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, Final, Literal
 
 import click
 
-__all__ = ["Progress", "clean", "is_terminal", "paint", "percent", "print_json", "size", "span", "table"]
+__all__ = ["Progress", "clean", "is_terminal", "paint", "percent", "print_json", "size", "span", "table", "way"]
 
 SCHEMA: Final = 1
 """Version of every `--json` output; grows when a key is renamed or removed."""
@@ -41,9 +43,9 @@ def clean(text: str) -> str:
 
 
 def print_json(fields: dict[str, Any]) -> None:
-    """One object on stdout, with the schema's version; indented on a terminal."""
+    """One object on stdout, in ASCII, with the schema's version; indented on a terminal."""
     indent = 2 if is_terminal(sys.stdout) else None
-    click.echo(clean(json.dumps({"schema": SCHEMA, **fields}, indent=indent, ensure_ascii=False)))
+    click.echo(json.dumps({"schema": SCHEMA, **fields}, indent=indent).replace("\x7f", "\\u007f"))
 
 
 def size(count: float) -> str:
@@ -73,6 +75,19 @@ def percent(have: int, total: int) -> str:
     return f"{100 * have // total}%" if total else ""
 
 
+def way(have: int, total: int, rate: int) -> str:
+    """`40%, 1.2 MB/s, 12s left`; bytes, and bytes a second. Nothing while the total is unknown."""
+    if not rate or have >= total:
+        return percent(have, total)
+    return f"{percent(have, total)}, {size(rate)}/s, {span(math.ceil((total - have) / rate))} left"
+
+
+def drawn(have: int, total: int, width: int = _BAR) -> str:
+    """`[####      ]`."""
+    filled = min(width * have // total, width) if total else 0
+    return f"[{'#' * filled}{' ' * (width - filled)}]"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of aligned columns; nothing in a cell can break its line."""
     cells = [list(head), *([clean(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows)]
@@ -81,12 +96,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 class Progress:
-    """Lines on stderr, with one bar below them while something is under way; no bar without a terminal."""
+    """Lines on stderr, with bars below them while something is under way; no bars without a terminal."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
-        self._drawn = False
+        self.is_live = is_terminal(self._stream) and os.environ.get("TERM") != "dumb"
+        self._drawn = 0
         self._due = time.monotonic() + _PATIENCE
 
     def line(self, text: str, colour: Colour | None = None) -> None:
@@ -97,21 +112,29 @@ class Progress:
         self._stream.flush()
 
     def bar(self, label: str, done: int, total: int) -> None:
-        """How far it is, redrawn ten times a second at most; done and total in bytes."""
+        """How far it is; done and total in bytes."""
+        self.bars(lambda: [f"{label} {drawn(done, total)} {size(done)} of {size(total)}"])
+
+    def bars(self, lines: Callable[[], Sequence[str]]) -> None:
+        """Lines in place of those before, redrawn ten times a second at most, as many as the terminal can show."""
         now = time.monotonic()
-        if not self._live or now < self._due:
+        if not self.is_live or now < self._due:
             return
         self._due = now + _REDRAW
-        filled = _BAR * done // total if total else 0
-        text = f"{label} [{'#' * filled}{' ' * (_BAR - filled)}] {size(done)} of {size(total)}"
-        self._write(f"\r\x1b[K{text}")
-        self._drawn = True
+        columns, rows = shutil.get_terminal_size()
+        shown = [clean(line)[: columns - 1] for line in lines()][: max(1, rows - 2)]
+        self._write(self._erased() + "\n".join(shown))
+        self._drawn = len(shown)
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Take the bars away."""
         if self._drawn:
-            self._write("\r\x1b[K")
-            self._drawn = False
+            self._write(self._erased())
+            self._drawn = 0
+
+    def _erased(self) -> str:
+        """What takes the bars away and leaves the cursor where they began."""
+        return f"\r\x1b[{self._drawn - 1}A\x1b[J" if self._drawn > 1 else "\r\x1b[K"
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

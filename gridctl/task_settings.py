@@ -12,8 +12,9 @@ __all__ = ["changed_settings", "setting_text", "settings_of"]
 
 
 def settings_of(spec: TaskSpec) -> dict[str, Any]:
-    """Every setting but the name, defaults too; values of the environment are left out, they may be secret."""
-    found = {field.name: to_builtins(getattr(spec, field.name)) for field in fields(spec) if field.name != "name"}
+    """Every setting, defaults too; values of the environment are left out, they may be secret."""
+    names = [field.name for field in fields(spec) if field.name not in ("name", "code")]
+    found = {name: to_builtins(getattr(spec, name)) for name in names}
     return found | {"env": sorted(spec.env)}
 
 

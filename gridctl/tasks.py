@@ -3,7 +3,7 @@
 import ast
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from gridnode.errors import ProjectInvalid
@@ -34,7 +34,7 @@ def find_tasks(files: Iterable[tuple[str, EntryKind]], read: ReadFile) -> tuple[
         place = PurePosixPath(path)
         if not _is_task(place, kind):
             continue
-        name = _task_name(place)
+        name = task_name(place)
         if name in found:
             raise ProjectInvalid(f"{found[name]} and {path} both make the task {name}", hint="rename one of them")
         found[name] = path
@@ -51,13 +51,17 @@ def _is_task(place: PurePosixPath, kind: EntryKind) -> bool:
         return False
     if any(part.startswith(("_", ".")) or part == "node_modules" for part in place.parts[1:]):
         return False
+    return is_source(place) or (kind is EntryKind.EXECUTABLE and not _INERT.fullmatch(place.suffix.lower()))
+
+
+def is_source(place: PurePosixPath) -> bool:
+    """Whether its name says that it is a program's text."""
     suffix = place.suffix.lower()
-    if suffix in _RUNTIMES or _PROGRAMS.fullmatch(suffix):
-        return True
-    return kind is EntryKind.EXECUTABLE and not _INERT.fullmatch(suffix)
+    return suffix in _RUNTIMES or _PROGRAMS.fullmatch(suffix) is not None
 
 
-def _task_name(place: PurePosixPath) -> str:
+def task_name(place: PurePosixPath) -> str:
+    """Of the file at a project's path, which begins with tasks/; ProjectInvalid when none can be made of it."""
     parts = place.with_suffix("").parts[1:]
     for part in parts:
         if not _NAME.fullmatch(part):
@@ -66,6 +70,15 @@ def _task_name(place: PurePosixPath) -> str:
                 hint="use letters, digits and _, or start the name with _ if it is no task",
             )
     return ".".join(parts)
+
+
+def function_name(place: PurePosixPath, function: str, source: bytes) -> str:
+    """What the function of a Python task file is called by: the file's own handler has the file's name."""
+    file = task_name(place)
+    functions = _python_functions(str(place), source)
+    only = next(iter(functions)) if len(functions) == 1 else ""
+    default = next((name for name in ("handler", file, only) if name in functions), None)
+    return file if function == default else f"{file}.{function}"
 
 
 def _runtime(path: str, kind: EntryKind) -> str:
@@ -116,6 +129,16 @@ def _no_functions(path: str, source: bytes) -> set[str]:
     if newline and first.startswith(b"#!") and first.endswith(b"\r"):
         raise ProjectInvalid(f"{path} has Windows line ends, with which its #! line does not work", hint="use dos2unix")
     return set()
+
+
+def check_programs(tasks: Iterable[TaskSpec], kinds: Mapping[str, EntryKind], read: ReadFile) -> None:
+    """ProjectInvalid for a file that is to run as a program, as grid.toml may say of any, and cannot."""
+    for task in tasks:
+        if task.runtime in ("exec", "http"):
+            if kinds[task.file] is not EntryKind.EXECUTABLE:
+                said = f'{task.file} has the runtime "{task.runtime}", but is not executable'
+                raise ProjectInvalid(said, hint=f"chmod +x {task.file}")
+            _no_functions(task.file, read(task.file))
 
 
 _INSPECT = {"python": _python_functions, "node": _javascript_functions, "exec": _no_functions}

@@ -8,21 +8,26 @@ import sys
 import structlog
 import uvloop
 
-from gridnode.errors import GridError
-from gridnode.node import Node, read_card
+from gridnode.errors import GridError, SettingsInvalid
+from gridnode.node import Node
 from gridnode.own_log import LogFile
-from gridnode.settings import Settings
+from gridnode.settings import Settings, read_settings
+from gridnode.start import read_card
 
 
 def main() -> None:
-    """Exit code 0 after a clean stop, 1 when the node cannot start or breaks."""
-    settings = Settings()
+    """Exit code 0 after a clean stop, 2 when a setting cannot be, 1 when the node cannot start or breaks otherwise."""
+    try:
+        settings = read_settings()
+    except SettingsInvalid as exc:
+        sys.stderr.write(f"gridnode: {exc.message}\n")
+        sys.exit(2)
     set_up_logging(settings)
     try:
         uvloop.run(serve(settings))
     except GridError as exc:
         structlog.get_logger().error("cannot run", error=exc.message, hint=exc.hint)
-        sys.exit(1)
+        sys.exit(2 if isinstance(exc, SettingsInvalid) else 1)
 
 
 async def serve(settings: Settings) -> None:

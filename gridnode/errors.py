@@ -4,8 +4,11 @@ GridError                    code             http  may another node be asked?
 ├── UsageError               usage            400
 │   ├── GridfileInvalid      gridfile_invalid
 │   ├── CardInvalid          card_invalid
+│   ├── SettingsInvalid      settings_invalid
 │   ├── WeakSecret           weak_secret
-│   └── ProjectInvalid       project_invalid
+│   ├── TopicInvalid         topic_invalid
+│   ├── ProjectInvalid       project_invalid
+│   └── ImageInvalid         image_invalid
 ├── LinkError                link             503
 │   ├── FrameInvalid         frame_invalid
 │   ├── LinkClosed           link_closed      503   yes
@@ -16,6 +19,7 @@ GridError                    code             http  may another node be asked?
 │   ├── Forbidden            forbidden        403
 │   ├── TaskNotFound         task_not_found   404   yes
 │   ├── NodeNotFound         node_not_found   404
+│   ├── KeyReused            key_reused       422
 │   ├── NoCapacity           no_capacity      429   yes
 │   ├── NotReady             not_ready        503   yes
 │   ├── NoNode               no_node          503
@@ -27,8 +31,14 @@ GridError                    code             http  may another node be asked?
 │   ├── ChunkInvalid         chunk_invalid
 │   ├── ChunkMissing         chunk_missing
 │   └── ManifestInvalid      manifest_invalid
+├── DependencyError          dependency       500
 ├── LedgerError              ledger           409
+│   ├── ReleaseNotFound      release_not_found 404
 │   └── SignatureInvalid     signature_invalid 403
+├── HostError                host             502
+│   ├── HostUnreachable      host_unreachable
+│   │   └── HostKeyChanged   host_key_changed
+│   └── StepFailed           step_failed
 └── SandboxError             sandbox          503
     ├── EngineUnavailable    engine_unavailable
     ├── InstanceFailed       instance_failed
@@ -64,12 +74,30 @@ class CardInvalid(UsageError):
     code = "card_invalid"
 
 
+class SettingsInvalid(UsageError):
+    """A GRIDNODE_ variable that cannot be, or names what is taken."""
+
+    code = "settings_invalid"
+
+
 class WeakSecret(UsageError):
     code = "weak_secret"
 
 
+class TopicInvalid(UsageError):
+    """What is neither a topic nor a pattern of topics."""
+
+    code = "topic_invalid"
+
+
 class ProjectInvalid(UsageError):
     code = "project_invalid"
+
+
+class ImageInvalid(UsageError):
+    """An image archive that cannot be shipped."""
+
+    code = "image_invalid"
 
 
 class LinkError(GridError):
@@ -112,6 +140,12 @@ class TaskNotFound(CallError):
 
 class NodeNotFound(CallError):
     code, status = "node_not_found", 404
+
+
+class KeyReused(CallError):
+    """An idempotency key that came with another task or another argument before."""
+
+    code, status = "key_reused", 422
 
 
 class NoCapacity(CallError):
@@ -166,12 +200,42 @@ class ManifestInvalid(SyncError):
     code = "manifest_invalid"
 
 
+class DependencyError(GridError):
+    """The packages that a project asks for could not be had, through no fault of the project."""
+
+    code = "dependency"
+
+
 class LedgerError(GridError):
     code, status = "ledger", 409
 
 
+class ReleaseNotFound(LedgerError):
+    code, status = "release_not_found", 404
+
+
 class SignatureInvalid(LedgerError):
     code, status = "signature_invalid", 403
+
+
+class HostError(GridError):
+    """What went wrong on a server that gridctl reaches by SSH."""
+
+    code, status = "host", 502
+
+
+class HostUnreachable(HostError):
+    code = "host_unreachable"
+
+
+class HostKeyChanged(HostUnreachable):
+    code = "host_key_changed"
+
+
+class StepFailed(HostError):
+    """A step of a plan that a server did not take; `trace` holds the last lines it printed."""
+
+    code = "step_failed"
 
 
 class SandboxError(GridError):

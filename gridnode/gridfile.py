@@ -1,23 +1,35 @@
 """The text of a Gridfile (the operator's) and of a Card (a server's): TOML in, checked frozen types out, and back."""
 
 import base64
-import binascii
-import difflib
 import hashlib
-import json
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from gridnode.errors import CardInvalid, GridfileInvalid, UsageError
+from gridnode.errors import CardInvalid, GridfileInvalid
 from gridnode.model import Address
+from gridnode.servers import LINK_PORT, Server, parse_address, parse_host_key, parse_server
+from gridnode.toml_text import (
+    MAX_TEXT,
+    Source,
+    block,
+    check,
+    check_each,
+    check_key,
+    check_pem,
+    inline_list,
+    load,
+    quote,
+)
 
 __all__ = [
+    "MAX_TEXT",
     "Card",
     "Gridfile",
     "Server",
+    "Share",
+    "is_name",
     "parse_address",
     "parse_card",
     "parse_gridfile",
@@ -26,16 +38,12 @@ __all__ = [
     "render_card",
     "render_gridfile",
     "render_secret",
+    "render_share",
 ]
 
-_T = TypeVar("_T")
-LINK_PORT: Final = 7400
-SSH_PORT: Final = 22
 CARD_VERSION: Final = 1
 SECRET_SIZE: Final = 32
 SECRET_PREFIX: Final = "grid1-"
-MAX_TEXT: Final = 1024 * 1024
-MAX_STRING: Final = 64 * 1024
 MAX_SERVERS: Final = 10_000
 MAX_SEEDS: Final = 1000
 MAX_LABELS: Final = 64
@@ -43,12 +51,9 @@ _CHECKSUM_SIZE: Final = 3
 _SECRET_TEXT: Final = re.compile(r"[a-z2-7]{56}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TAG: Final = re.compile(r"[0-9a-f]{16}")
-_USER: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}"
-_HOST: Final = r"\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}"
-_SERVER: Final = re.compile(rf"(?:({_USER})@)?({_HOST})(?::([0-9]{{1,5}}))?")
+_IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
+_IMAGE_URL: Final = re.compile(r"(?:https://[!-~]{1,1000}|http://[!-~]{1,1000}#sha256=[0-9a-f]{64})")
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
-_POSITION: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
-_TYPES: Final = {str: "a string", bool: "true or false", list: "a list", dict: "a table", int: "a whole number"}
 _NEW_HINT: Final = "`gridctl new` in an empty directory writes a complete Gridfile to compare with"
 _CARD_HINT: Final = "mint a new card with `gridctl card HOST` where the Gridfile is"
 
@@ -61,7 +66,12 @@ _GRIDFILE_KEYS: Final[dict[str, type]] = {
     "seeds": list,
     "allow_weak_password": bool,
     "settings": dict,
+    "image": str,
+    "image_url": str,
+    "host_keys": dict,
+    "share": dict,
 }
+_SHARE_KEYS: Final[dict[str, type]] = {"name": str, "ca": str, "certificate": str, "key": str, "deploy_key": str}
 _SETTINGS_KEYS: Final[dict[str, type]] = {"local_deploys": bool}
 _UNUSED_KEYS: Final = ("keymetrics_public", "keymetrics_secret", "keymetrics_name_prefix")
 _CARD_KEYS: Final[dict[str, type]] = {
@@ -79,22 +89,23 @@ _CARD_KEYS: Final[dict[str, type]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One server of the Gridfile, reached by SSH; no user means SSH's own default."""
+class Share:
+    """A user's part of a grid. ca, certificate (leaf, then issuer), key: PEM; deploy_key: raw Ed25519 public key."""
 
-    host: str
-    user: str | None = None
-    port: int = SSH_PORT
-
-    def __str__(self) -> str:
-        user = f"{self.user}@" if self.user else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{user}{host}" + (f":{self.port}" if self.port != SSH_PORT else "")
+    name: str
+    ca: str
+    certificate: str
+    key: str = field(repr=False)
+    deploy_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Gridfile:
-    """A parsed Gridfile. path: where its text came from; warnings: what the operator should be told."""
+    """A parsed Gridfile. path: where its text came from; warnings: what the operator should be told.
+
+    image: what servers pull from its registry; empty: it comes to them by SSH. host_keys: `Server.place` to key.
+    image_url: where servers that boot by themselves load it from. share: in a user's Gridfile, in place of all secrets.
+    """
 
     grid_name: str
     servers: tuple[Server, ...]
@@ -104,6 +115,10 @@ class Gridfile:
     seeds: tuple[Address, ...] = ()
     allow_weak_password: bool = False
     local_deploys: bool = False
+    image: str = ""
+    image_url: str = ""
+    host_keys: Mapping[str, str] = field(default_factory=dict)
+    share: Share | None = None
     path: str = field(default="Gridfile", compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
@@ -121,18 +136,6 @@ class Card:
     deploy_key: bytes
     seeds: tuple[Address, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a text came from and how its faults are raised: every message names the file."""
-
-    name: str
-    error: type[UsageError]
-    hint: str
-
-    def fault(self, message: str, hint: str | None = None) -> UsageError:
-        return self.error(f"{self.name}: {message}", hint=hint or self.hint)
 
 
 def render_secret(raw: bytes) -> str:
@@ -157,35 +160,17 @@ def _checksum(raw: bytes) -> bytes:
     return hashlib.sha256(b"gridcontrol/1 secret checksum\0" + raw).digest()[:_CHECKSUM_SIZE]
 
 
-def parse_server(text: str) -> Server | None:
-    """`user@host`, `user@host:port`, `host` or `host:port` (IPv6 in brackets); None when it is neither."""
-    match = _SERVER.fullmatch(text)
-    if not match:
-        return None
-    port = int(match[3]) if match[3] else SSH_PORT
-    return Server(match[2].strip("[]"), match[1], port) if 0 < port < 65536 else None
-
-
-def parse_address(text: str) -> Address | None:
-    """`host` or `host:port` (IPv6 in brackets), port 7400 when not given; None when it is neither."""
-    match = _SERVER.fullmatch(text)
-    if not match or match[1]:
-        return None
-    port = int(match[3]) if match[3] else LINK_PORT
-    return Address(match[2].strip("[]"), port) if 0 < port < 65536 else None
-
-
 def parse_gridfile(text: str, path: str = "Gridfile") -> Gridfile:
     """The Gridfile in `text`; GridfileInvalid names `path`, the fault and what to do."""
-    source = _Source(path, GridfileInvalid, _NEW_HINT)
-    table = _load(text, source)
+    source = Source(path, GridfileInvalid, _NEW_HINT)
+    table = load(text, source)
     unused = [key for key in _UNUSED_KEYS if table.pop(key, None) is not None]
-    _check(table, _GRIDFILE_KEYS, ("grid_name", "servers"), source)
+    check(table, _GRIDFILE_KEYS, ("grid_name", "servers"), source)
     settings = table.get("settings", {})
-    _check(settings, _SETTINGS_KEYS, (), source, "settings.")
+    check(settings, _SETTINGS_KEYS, (), source, "settings.")
     password = table.get("grid_password", "")
-    servers = _each(table, "servers", parse_server, "'user@host' or 'user@host:port'", MAX_SERVERS, source)
-    seeds = _each(table, "seeds", parse_address, "'host:port'", MAX_SEEDS, source)
+    servers = check_each(table, "servers", parse_server, "'user@host' or 'user@host:port'", MAX_SERVERS, source)
+    seeds = check_each(table, "seeds", parse_address, "'host:port'", MAX_SEEDS, source)
     _check_name(table["grid_name"], "grid_name", source)
     _check_secret(password, source)
     weak = bool(table.get("allow_weak_password", False))
@@ -199,31 +184,35 @@ def parse_gridfile(text: str, path: str = "Gridfile") -> Gridfile:
         seeds=seeds or _default_seeds(servers),
         allow_weak_password=weak,
         local_deploys=bool(settings.get("local_deploys", False)),
+        image=_image(table, source),
+        image_url=_image_url(table, source),
+        host_keys=_host_keys(table, source),
+        share=_share(table, source),
         path=path,
-        warnings=(*warnings, *_weakness(password, weak, path)),
+        warnings=(*warnings, *(() if "share" in table else _weakness(password, weak, path))),
     )
 
 
 def parse_card(text: str, path: str = "Card") -> Card:
     """The Card in `text`; CardInvalid names `path`, the fault and what to do."""
-    source = _Source(path, CardInvalid, _CARD_HINT)
-    table = _load(text, source)
+    source = Source(path, CardInvalid, _CARD_HINT)
+    table = load(text, source)
     version = table.get("version", CARD_VERSION)
     if type(version) is int and version != CARD_VERSION:
         raise source.fault(f"card version {version}, this gridnode reads version {CARD_VERSION}", "upgrade this node")
-    _check(table, _CARD_KEYS, tuple(_CARD_KEYS), source)
+    check(table, _CARD_KEYS, tuple(_CARD_KEYS), source)
     _check_name(table["grid"], "grid", source)
     if not _TAG.fullmatch(table["tag"]):
         raise source.fault("`tag` must be 16 hex digits")
     return Card(
         grid=table["grid"],
         tag=table["tag"],
-        ca=_pem(table, "ca", "CERTIFICATE", source),
-        issuer=_pem(table, "issuer", "CERTIFICATE", source),
-        issuer_key=_pem(table, "issuer_key", "PRIVATE KEY", source),
-        network_key=_key(table, "network_key", source),
-        deploy_key=_key(table, "deploy_key", source),
-        seeds=_each(table, "seeds", parse_address, "'host:port'", MAX_SEEDS, source),
+        ca=check_pem(table, "ca", "CERTIFICATE", source),
+        issuer=check_pem(table, "issuer", "CERTIFICATE", source),
+        issuer_key=check_pem(table, "issuer_key", "PRIVATE KEY", source),
+        network_key=check_key(table, "network_key", source),
+        deploy_key=check_key(table, "deploy_key", source),
+        seeds=check_each(table, "seeds", parse_address, "'host:port'", MAX_SEEDS, source),
         labels=_labels(table["labels"], source),
     )
 
@@ -232,8 +221,17 @@ def render_gridfile(gridfile: Gridfile) -> str:
     """The TOML text of a Gridfile, commented for its owner; it holds every secret of the grid."""
     optional = ["allow_weak_password = true\n"] if gridfile.allow_weak_password else []
     if gridfile.seeds and gridfile.seeds != _default_seeds(gridfile.servers):
-        optional.append(f"# Where gridctl and new nodes find the grid\nseeds = {_list(map(str, gridfile.seeds))}\n")
+        seeds = inline_list(map(str, gridfile.seeds))
+        optional.append(f"# Where gridctl and new nodes find the grid\nseeds = {seeds}\n")
+    if gridfile.image:
+        optional.append(f"# Servers pull gridnode from this registry\nimage = {quote(gridfile.image)}\n")
+    if gridfile.image_url:
+        url = quote(gridfile.image_url)
+        optional.append(f"# Servers that boot by cloud-init load gridnode from here\nimage_url = {url}\n")
     settings = "\n[settings]\nlocal_deploys = true\n" if gridfile.local_deploys else ""
+    if gridfile.host_keys:
+        pins = "".join(f"{quote(place)} = {quote(key)}\n" for place, key in gridfile.host_keys.items())
+        settings += f"\n[host_keys]\n{pins}"
     return f"""#
 # Gridfile Server Access ID Card
 #
@@ -241,82 +239,68 @@ def render_gridfile(gridfile: Gridfile) -> str:
 # keep a copy in a safe place, never commit it and never copy it to a server.
 #
 
-grid_name     = {_quote(gridfile.grid_name)}
-grid_password = {_quote(gridfile.grid_password)}
+grid_name     = {quote(gridfile.grid_name)}
+grid_password = {quote(gridfile.grid_password)}
 
 # 'user@host' or 'user@host:ssh_port', one per server
-servers = {_list(map(str, gridfile.servers))}
+servers = {inline_list(map(str, gridfile.servers))}
 
-ssh_key = {_block(gridfile.ssh_key)}
+ssh_key = {block(gridfile.ssh_key)}
 
-ssh_public_key = {_block(gridfile.ssh_public_key)}
+ssh_public_key = {block(gridfile.ssh_public_key)}
 {"".join(f"{chr(10)}{line}" for line in optional)}{settings}"""
+
+
+def render_share(grid_name: str, seeds: Iterable[Address], share: Share) -> str:
+    """The TOML text of a user's Gridfile: it lets nobody deploy, nor into a server."""
+    return f"""# Gridfile of {share.name}, a user of the grid {grid_name}: to call its tasks and to look at it.
+# Keep it private (chmod 600).
+
+grid_name = {quote(grid_name)}
+servers = []
+seeds = {inline_list(map(str, seeds))}
+
+[share]
+name = {quote(share.name)}
+deploy_key = {quote(base64.b64encode(share.deploy_key).decode())}
+ca = {block(share.ca)}
+certificate = {block(share.certificate)}
+key = {block(share.key)}
+"""
 
 
 def render_card(card: Card) -> str:
     """The TOML text of a Card; it holds this one server's secrets."""
-    labels = "".join(f"{_quote(key)} = {_quote(value)}\n" for key, value in sorted(card.labels.items()))
+    labels = "".join(f"{quote(key)} = {quote(value)}\n" for key, value in sorted(card.labels.items()))
     return f"""# gridcontrol card: lets one server join the grid as a node. Keep it private (chmod 600).
 
 version = {CARD_VERSION}
-grid = {_quote(card.grid)}
-tag = {_quote(card.tag)}
-seeds = {_list(map(str, card.seeds))}
-network_key = {_quote(base64.b64encode(card.network_key).decode())}
-deploy_key = {_quote(base64.b64encode(card.deploy_key).decode())}
-ca = {_block(card.ca)}
-issuer = {_block(card.issuer)}
-issuer_key = {_block(card.issuer_key)}
+grid = {quote(card.grid)}
+tag = {quote(card.tag)}
+seeds = {inline_list(map(str, card.seeds))}
+network_key = {quote(base64.b64encode(card.network_key).decode())}
+deploy_key = {quote(base64.b64encode(card.deploy_key).decode())}
+ca = {block(card.ca)}
+issuer = {block(card.issuer)}
+issuer_key = {block(card.issuer_key)}
 
 [labels]
 {labels}"""
 
 
-def _load(text: str, source: _Source) -> dict[str, Any]:
-    if len(text) > MAX_TEXT:
-        raise source.fault(f"longer than {MAX_TEXT} characters")
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise source.fault(f"not valid TOML{_position(str(exc), text)}") from exc
+def is_name(text: str) -> bool:
+    """Whether a grid or a user may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
-def _position(message: str, text: str) -> str:
-    """` at line L, column C: what is wrong` from tomllib's message, which gives no position for an early end."""
-    match = _POSITION.search(message)
-    if match:
-        return f" at line {match[1]}, column {match[2]}: {message[: match.start()]}"
-    before, _, last = text.rpartition("\n")
-    line, column = (before.count("\n") + 2 if before or text.startswith("\n") else 1), len(last) + 1
-    return f" at line {line}, column {column}: {message.removesuffix(' (at end of document)')}"
-
-
-def _check(
-    table: dict[str, Any], keys: dict[str, type], required: tuple[str, ...], source: _Source, at: str = ""
-) -> None:
-    """Refuse unknown keys (naming the nearest), missing ones, and values of another type."""
-    for key, value in table.items():
-        if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-            known = f"did you mean `{at}{near[0]}`?" if near else f"known keys: {', '.join(keys)}"
-            raise source.fault(f"unknown key `{at}{key[:64]}`", known)
-        if type(value) is not keys[key]:
-            raise source.fault(f"`{at}{key}` must be {_TYPES[keys[key]]}, not {_TYPES.get(type(value), 'that')}")
-        if isinstance(value, str) and len(value) > MAX_STRING:
-            raise source.fault(f"`{at}{key}` is longer than {MAX_STRING} characters")
-    for key in required:
-        if key not in table:
-            raise source.fault(f"missing key `{at}{key}`", f"add `{key} = …`; {source.hint}")
-
-
-def _check_name(name: str, key: str, source: _Source) -> None:
-    if not _NAME.fullmatch(name):
+def _check_name(name: str, key: str, source: Source) -> None:
+    if not is_name(name):
         raise source.fault(
             f"`{key}` must be 1 to 63 letters, digits, '.', '_' or '-', and start with a letter or digit"
         )
 
 
-def _check_secret(password: str, source: _Source) -> None:
+def _check_secret(password: str, source: Source) -> None:
     if password.strip().lower().startswith(SECRET_PREFIX) and parse_secret(password) is None:
         raise source.fault("`grid_password` has a typo: its checksum does not fit", "copy it again from its source")
 
@@ -330,44 +314,11 @@ def _weakness(password: str, allowed: bool, path: str) -> list[str]:
     return [f"{path}: `grid_password` is weak (not made by `gridctl new`): {consequence}"]
 
 
-def _each(
-    table: dict[str, Any], key: str, parse: Callable[[str], _T | None], form: str, limit: int, source: _Source
-) -> tuple[_T, ...]:
-    """Every item of a list, parsed, without repeats; its fault names the item by position."""
-    items = table.get(key, [])
-    if len(items) > limit:
-        raise source.fault(f"`{key}` has more than {limit} entries")
-    found: dict[_T, None] = {}
-    for index, item in enumerate(items, 1):
-        parsed = parse(item) if isinstance(item, str) else None
-        if parsed is None:
-            raise source.fault(f"`{key}` entry {index} must be {form}, not {item!r:.80}")
-        found[parsed] = None
-    return tuple(found)
-
-
 def _default_seeds(servers: tuple[Server, ...]) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(Address(server.host, LINK_PORT) for server in servers))[:MAX_SEEDS]
 
 
-def _pem(table: dict[str, Any], key: str, kind: str, source: _Source) -> str:
-    text: str = table[key].strip() + "\n"
-    if not text.startswith(f"-----BEGIN {kind}-----\n") or not text.endswith(f"\n-----END {kind}-----\n"):
-        raise source.fault(f"`{key}` must be a PEM {kind.lower()}")
-    return text
-
-
-def _key(table: dict[str, Any], key: str, source: _Source) -> bytes:
-    try:
-        raw = base64.b64decode(table[key], validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise source.fault(f"`{key}` must be base64") from exc
-    if len(raw) != SECRET_SIZE:
-        raise source.fault(f"`{key}` must be base64 of {SECRET_SIZE} bytes, not {len(raw)}")
-    return raw
-
-
-def _labels(table: dict[str, Any], source: _Source) -> dict[str, str]:
+def _labels(table: dict[str, Any], source: Source) -> dict[str, str]:
     if len(table) > MAX_LABELS:
         raise source.fault(f"`labels` has more than {MAX_LABELS} entries")
     for key, value in table.items():
@@ -376,17 +327,46 @@ def _labels(table: dict[str, Any], source: _Source) -> dict[str, str]:
     return table
 
 
-def _quote(text: str) -> str:
-    if "'" not in text and text.isprintable():
-        return f"'{text}'"
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _image(table: dict[str, Any], source: Source) -> str:
+    image: str = table.get("image", "")
+    if image and not _IMAGE.fullmatch(image):
+        raise source.fault("`image` must be the name of a container image", "as in 'example.com/gridnode:1'")
+    return image
 
 
-def _block(text: str) -> str:
-    plain = "'''" not in text and not text.endswith("'") and text.replace("\n", "").isprintable()
-    return f"'''\n{text}'''" if plain else _quote(text)
+def _image_url(table: dict[str, Any], source: Source) -> str:
+    url: str = table.get("image_url", "")
+    if url and not _IMAGE_URL.fullmatch(url):
+        raise source.fault(
+            "`image_url` must be an https URL of what `docker save` writes",
+            "as in 'https://example.com/gridnode.tar.gz#sha256=…'; with http the hash is a must",
+        )
+    return url
 
 
-def _list(items: Iterable[str]) -> str:
-    lines = "".join(f"  {_quote(item)},\n" for item in items)
-    return f"[\n{lines}]" if lines else "[]"
+def _share(table: dict[str, Any], source: Source) -> Share | None:
+    share = table.get("share")
+    if share is None:
+        return None
+    check(share, _SHARE_KEYS, tuple(_SHARE_KEYS), source, "share.")
+    _check_name(share["name"], "share.name", source)
+    return Share(
+        name=share["name"],
+        ca=check_pem(share, "ca", "CERTIFICATE", source),
+        certificate=check_pem(share, "certificate", "CERTIFICATE", source),
+        key=check_pem(share, "key", "PRIVATE KEY", source),
+        deploy_key=check_key(share, "deploy_key", source),
+    )
+
+
+def _host_keys(table: dict[str, Any], source: Source) -> dict[str, str]:
+    pins: dict[str, str] = table.get("host_keys", {})
+    if len(pins) > MAX_SERVERS:
+        raise source.fault(f"`host_keys` has more than {MAX_SERVERS} entries")
+    for place, key in pins.items():
+        if parse_server(place) is None or not isinstance(key, str) or parse_host_key(key) is None:
+            raise source.fault(
+                f"`host_keys.{place[:64]}` must be the public key of that server's SSH, under host or host:port",
+                "remove the line: `gridctl provision` writes it anew",
+            )
+    return pins

@@ -1,7 +1,8 @@
 """Keys, certificates, signatures and seals: everything that follows from a grid's 256-bit secret.
 
     secret ─HKDF─┬─ CA key ─ self-signed CA ─┬─ issuer, one per card: signs only OU=node leaves ─ leaf of a node
-                 ├─ deploy key (ledger)      └─ leaf of an operator
+                 ├─ deploy key (ledger)      ├─ issuer, one per user: signs only OU=user leaves ─ leaf of a user
+                 │                           └─ leaf of an operator
                  ├─ network key (seals)
                  └─ tag, host key
 
@@ -10,26 +11,35 @@ Certificates are Ed25519 throughout. A leaf's subject is exactly (OU = role, CN 
 
 import hashlib
 import hmac
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hashes
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gridnode import certificate
 from gridnode.certificate import COMMON_NAME, ORGANIZATIONAL_UNIT
-from gridnode.errors import CardInvalid, NotAuthenticated, WeakSecret
-from gridnode.gridfile import Card, Gridfile, parse_secret
+from gridnode.errors import CardInvalid, Forbidden, GridfileInvalid, NotAuthenticated, WeakSecret
+from gridnode.gridfile import Card, Gridfile, Share, parse_secret
 from gridnode.model import Address, NodeId, Role
+from gridnode.seals import (
+    DOMAIN,
+    KEY_SIZE,
+    NONCE_SIZE,
+    SEAL_WINDOW,
+    derive,
+    open_secret,
+    seal,
+    seal_secret,
+    unseal,
+)
 
 __all__ = [
+    "NONCE_SIZE",
+    "SEAL_WINDOW",
     "Authority",
     "Credentials",
     "PeerIdentity",
@@ -37,6 +47,7 @@ __all__ = [
     "host_prefix",
     "issue_leaf",
     "mint_card",
+    "mint_share",
     "node_id",
     "open_secret",
     "operator_credentials",
@@ -44,8 +55,10 @@ __all__ = [
     "read_leaf",
     "seal",
     "seal_secret",
+    "share_credentials",
     "sign",
     "unseal",
+    "user_host",
     "verify",
 ]
 
@@ -53,12 +66,7 @@ DAY: Final = 86_400
 CARD_TTL: Final = 365 * DAY
 OPERATOR_TTL: Final = DAY
 CLOCK_SKEW: Final = DAY
-SEAL_WINDOW: Final = 3600
-NONCE_SIZE: Final = 12
-KEY_SIZE: Final = 32
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_MEMORY = 1 << 17, 8, 192 * 1024 * 1024
-_DOMAIN: Final = b"gridcontrol/1 "
-_STAMP: Final = struct.Struct(">Q")
 _CA_PREFIX: Final = "gridcontrol "
 _CA_FROM: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _CA_UNTIL: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -79,7 +87,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What one side of a Link shows and trusts. key, chain (leaf first), ca: PEM."""
+    """What one side of a Link shows and trusts. key, chain (leaf first), ca: PEM; until: unix seconds."""
 
     node: NodeId
     role: Role
@@ -87,30 +95,33 @@ class Credentials:
     key: bytes = field(repr=False)
     chain: bytes = field(repr=False)
     ca: str = field(repr=False)
+    until: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """Who a verified certificate says the other side is; issuer: the CN of what signed it."""
+    """Who a certificate says the other side is. issuer: CN of what signed it; until: unix seconds; host: where seen."""
 
     node: NodeId
     role: Role
     issuer: str
+    until: float = field(default=float("inf"), compare=False)
+    host: str = field(default="", compare=False)
 
 
 def authority_of(gridfile: Gridfile) -> Authority:
     """Derive everything from the Gridfile's secret; WeakSecret unless it is strong or its owner insists."""
     secret = _secret_of(gridfile)
-    tag = _derive(secret, "tag", 8).hex()
-    ca_key = _derive(secret, "ca")
+    tag = derive(secret, "tag", 8).hex()
+    ca_key = derive(secret, "ca")
     return Authority(
         grid=gridfile.grid_name,
         tag=tag,
         ca=_ca_certificate(ca_key, tag),
         ca_key=ca_key,
-        deploy_key=_derive(secret, "deploy"),
-        network_key=_derive(secret, "network"),
-        host_key=_derive(secret, "host"),
+        deploy_key=derive(secret, "deploy"),
+        network_key=derive(secret, "network"),
+        host_key=derive(secret, "host"),
     )
 
 
@@ -129,28 +140,52 @@ def mint_card(
     labels: Mapping[str, str] | None = None,
 ) -> Card:
     """A Card for `host` with a fresh issuer, valid for `ttl` seconds. entropy: 32 secret random bytes, never reused."""
-    issuer_key = _key(_derive(entropy, "issuer key"))
-    issuer_id = f"{host_prefix(authority, host)}-{_derive(entropy, 'issuer id', 4).hex()}"
-    issuer = certificate.build(
-        certificate.name((COMMON_NAME, issuer_id)),
-        _ca_name(authority.tag),
-        issuer_key.public_key(),
-        _key(authority.ca_key),
-        (_time(now - CLOCK_SKEW), _time(now + ttl)),
-        path_length=0,
-        permitted=certificate.name((ORGANIZATIONAL_UNIT, Role.NODE.value)),
-    )
+    issuer = _issuer(authority, host, now, ttl, entropy, Role.NODE)
     return Card(
         grid=authority.grid,
         tag=authority.tag,
         ca=authority.ca,
         issuer=certificate.to_pem(issuer),
-        issuer_key=certificate.key_to_pem(issuer_key),
+        issuer_key=certificate.key_to_pem(_issuer_key(entropy)),
         network_key=authority.network_key,
         deploy_key=public_key_of(authority.deploy_key),
         seeds=tuple(seeds),
         labels={**(labels or {}), "host": host},
     )
+
+
+def mint_share(authority: Authority, name: str, now: float, ttl: float, entropy: bytes) -> Share:
+    """What the user `name` gets, valid for `ttl` seconds. entropy: 32 secret random bytes, never reused."""
+    issuer = _issuer(authority, user_host(name), now, ttl, entropy, Role.USER)
+    span = (issuer.not_valid_before_utc, issuer.not_valid_after_utc)
+    key, issuer_key, above = _key(derive(entropy, "user key")), _issuer_key(entropy), certificate.to_pem(issuer)
+    made = _credentials(key, Role.USER, issuer.subject, issuer_key, span, above, authority.ca)
+    return Share(name, authority.ca, made.chain.decode(), made.key.decode(), public_key_of(authority.deploy_key))
+
+
+def user_host(name: str) -> str:
+    """What stands for a user where a host does for a server, as in `host_prefix`: no host is called so."""
+    return f"user/{name}"
+
+
+def share_credentials(share: Share, now: float) -> Credentials:
+    """A user's Credentials; GridfileInvalid when its parts do not fit together, NotAuthenticated after its time."""
+    try:
+        leaf = certificate.from_pem(share.certificate)
+        issuer, key = certificate.common_name(leaf.issuer), certificate.key_from_pem(share.key)
+        node = node_id(key.public_key().public_bytes_raw())
+        fits = leaf.subject == _leaf_name(Role.USER, node) and certificate.public_key(leaf) == key.public_key()
+    except certificate.INVALID as exc:
+        raise GridfileInvalid("the Gridfile's [share] cannot be read", hint="ask who sent it for another") from exc
+    if not fits:
+        raise GridfileInvalid("the Gridfile's [share]: key and certificate differ", hint="ask who sent it for another")
+    until = leaf.not_valid_after_utc.timestamp()
+    if _time(now) >= leaf.not_valid_after_utc:
+        end = f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M}"
+        raise NotAuthenticated(
+            f"this Gridfile was good until {end} UTC", hint="ask an operator to `gridctl share` again"
+        )
+    return Credentials(node, Role.USER, issuer, share.key.encode(), share.certificate.encode(), share.ca, until)
 
 
 def issue_leaf(card: Card, node_key: bytes, now: float) -> Credentials:
@@ -170,7 +205,7 @@ def issue_leaf(card: Card, node_key: bytes, now: float) -> Credentials:
 
 def operator_credentials(authority: Authority, now: float, entropy: bytes) -> Credentials:
     """One-day Credentials of an operator, signed by the CA itself. entropy: 32 secret random bytes, never reused."""
-    key, ca_key = _key(_derive(entropy, "operator key")), _key(authority.ca_key)
+    key, ca_key = _key(derive(entropy, "operator key")), _key(authority.ca_key)
     span = (_time(now - CLOCK_SKEW), _time(now + OPERATOR_TTL))
     return _credentials(key, Role.OPERATOR, _ca_name(authority.tag), ca_key, span, "", authority.ca)
 
@@ -193,69 +228,34 @@ def read_leaf(der: bytes) -> PeerIdentity:
         node = node_id(certificate.public_key(leaf).public_bytes_raw())
     except certificate.INVALID as exc:
         raise NotAuthenticated("the peer's certificate is not one of a grid") from exc
-    role = Role.OPERATOR if issuer.startswith(_CA_PREFIX) else Role.NODE  # no issuer's id starts so
-    if subject != _leaf_name(role, node):
+    # No issuer's id starts as the CA's; whom it certifies, node or user, its name constraint bounds in the handshake.
+    roles = (Role.OPERATOR,) if issuer.startswith(_CA_PREFIX) else (Role.NODE, Role.USER)
+    role = next((role for role in roles if subject == _leaf_name(role, node)), None)
+    if role is None:
         raise NotAuthenticated("the subject of the peer's certificate is not its role and the id of its key")
-    return PeerIdentity(node, role, issuer)
+    return PeerIdentity(node, role, issuer, leaf.not_valid_after_utc.timestamp())
 
 
 def sign(seed: bytes, context: bytes, payload: bytes) -> bytes:
     """Ed25519 signature (64 bytes) of `payload` within `context`, a constant without NUL that names the use."""
-    return _key(seed).sign(_DOMAIN + context + b"\0" + payload)
+    return _key(seed).sign(DOMAIN + context + b"\0" + payload)
 
 
 def verify(public_key: bytes, context: bytes, payload: bytes, signature: bytes) -> bool:
     """Whether `signature` is that of `sign` with the same context; malformed keys and signatures are just False."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _DOMAIN + context + b"\0" + payload)
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, DOMAIN + context + b"\0" + payload)
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
-def seal(network_key: bytes, payload: bytes, now: float, nonce: bytes, context: bytes = b"mdns") -> bytes:
-    """`payload` and its time, encrypted for this grid's nodes (+36 bytes). nonce: 12 random bytes, never reused."""
-    stamped = _STAMP.pack(int(now * 1000)) + payload
-    return nonce + ChaCha20Poly1305(network_key).encrypt(nonce, stamped, _DOMAIN + b"seal " + context)
-
-
-def unseal(
-    network_key: bytes, sealed: bytes, now: float, context: bytes = b"mdns", window: float = SEAL_WINDOW
-) -> bytes | None:
-    """The payload, or None when it was not sealed with this key and context within `window` seconds of now."""
-    nonce, box = sealed[:NONCE_SIZE], sealed[NONCE_SIZE:]
-    if len(nonce) < NONCE_SIZE:
-        return None
-    try:
-        stamped = ChaCha20Poly1305(network_key).decrypt(nonce, box, _DOMAIN + b"seal " + context)
-    except InvalidTag:
-        return None
-    if len(stamped) < _STAMP.size or abs(_STAMP.unpack_from(stamped)[0] / 1000 - now) > window:
-        return None
-    return stamped[_STAMP.size :]
-
-
-def seal_secret(network_key: bytes, name: str, value: bytes, nonce: bytes) -> bytes:
-    """A secret for this grid's nodes, good only under its name (+28 bytes). nonce: 12 random bytes, never reused."""
-    return nonce + _secret_box(network_key).encrypt(nonce, value, _DOMAIN + b"secret " + name.encode())
-
-
-def open_secret(network_key: bytes, name: str, sealed: bytes) -> bytes | None:
-    """The value, or None when it was not sealed with this key under this name."""
-    nonce, box = sealed[:NONCE_SIZE], sealed[NONCE_SIZE:]
-    if len(nonce) < NONCE_SIZE:
-        return None
-    try:
-        return _secret_box(network_key).decrypt(nonce, box, _DOMAIN + b"secret " + name.encode())
-    except InvalidTag:
-        return None
-
-
-def _secret_box(network_key: bytes) -> ChaCha20Poly1305:
-    return ChaCha20Poly1305(_derive(network_key, "ledger secrets"))
-
-
 def _secret_of(gridfile: Gridfile) -> bytes:
+    if gridfile.share:
+        raise Forbidden(
+            f"{gridfile.path} is {gridfile.share.name}'s, a user's: it is good for invoke, ls, ps, logs and subscribe",
+            hint="this takes an operator's Gridfile: --gridfile PATH",
+        )
     secret = parse_secret(gridfile.grid_password)
     if secret is not None:
         return secret
@@ -268,19 +268,13 @@ def _secret_of(gridfile: Gridfile) -> bytes:
         )
     return hashlib.scrypt(
         gridfile.grid_password.encode(),
-        salt=_DOMAIN + gridfile.grid_name.encode(),
+        salt=DOMAIN + gridfile.grid_name.encode(),
         n=_SCRYPT_N,
         r=_SCRYPT_R,
         p=1,
         maxmem=_SCRYPT_MEMORY,
         dklen=KEY_SIZE,
     )
-
-
-def _derive(secret: bytes, purpose: str, size: int = KEY_SIZE) -> bytes:
-    if len(secret) < KEY_SIZE:
-        raise ValueError(f"a secret of at least {KEY_SIZE} bytes is needed, not {len(secret)}")
-    return HKDF(hashes.SHA256(), size, salt=None, info=_DOMAIN + purpose.encode()).derive(secret)
 
 
 def _parts_of(card: Card) -> tuple[x509.Certificate, x509.Certificate, Ed25519PrivateKey]:
@@ -325,6 +319,25 @@ def _credentials(
         key=certificate.key_to_pem(key).encode(),
         chain=(certificate.to_pem(leaf) + above).encode(),
         ca=ca,
+        until=span[1].timestamp(),
+    )
+
+
+def _issuer_key(entropy: bytes) -> Ed25519PrivateKey:
+    return _key(derive(entropy, "issuer key"))
+
+
+def _issuer(authority: Authority, host: str, now: float, ttl: float, entropy: bytes, role: Role) -> x509.Certificate:
+    """A fresh issuer for leaves of one role. Its id: host_prefix, seconds when minted in hex, something random."""
+    issuer_id = f"{host_prefix(authority, host)}-{int(now):x}-{derive(entropy, 'issuer id', 4).hex()}"
+    return certificate.build(
+        certificate.name((COMMON_NAME, issuer_id)),
+        _ca_name(authority.tag),
+        _issuer_key(entropy).public_key(),
+        _key(authority.ca_key),
+        (_time(now - CLOCK_SKEW), _time(now + ttl)),
+        path_length=0,
+        permitted=certificate.name((ORGANIZATIONAL_UNIT, role.value)),
     )
 
 

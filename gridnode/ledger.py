@@ -32,6 +32,7 @@ __all__ = [
     "open_order",
     "open_release",
     "open_sealed",
+    "sign_document",
     "sign_order",
     "sign_release",
     "sign_secret",
@@ -275,6 +276,11 @@ def open_sealed(document: Document) -> SealedSecret | None:
     }
     _refuse(checks, f"secret {document.name[:64]!r}")
     return sealed
+
+
+def sign_document(deploy_key: bytes, kind: str, name: str, sequence: int, body: bytes) -> Document:
+    """A document of any kind, within its bounds. deploy_key: Ed25519 seed."""
+    return _sign(deploy_key, kind, name, sequence, body)
 
 
 def _sign(deploy_key: bytes, kind: str, name: str, sequence: int, body: bytes) -> Document:

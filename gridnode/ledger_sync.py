@@ -6,7 +6,9 @@ from pathlib import Path
 
 import structlog
 
+from gridnode.audit import check_pair
 from gridnode.errors import GridError, LedgerError
+from gridnode.image_document import IMAGE, open_image
 from gridnode.ledger import (
     CURRENT,
     MAX_BATCH,
@@ -25,20 +27,27 @@ from gridnode.ledger import (
 )
 from gridnode.link.protocol import Link
 from gridnode.model import NodeId, Order, Release
+from gridnode.revocation import REVOCATION, open_revocation
 from gridnode.wire import Frame, Op
 
 log = structlog.get_logger()
 
 Tell = Callable[[Op, bytes, NodeId | None], None]
 """Send an event to every linked peer but one."""
-_CHECKS: dict[str, Callable[[Document], object]] = {RELEASE: open_release, ORDER: open_order, SECRET: open_sealed}
+_CHECKS: dict[str, Callable[[Document], object]] = {
+    RELEASE: open_release,
+    ORDER: open_order,
+    SECRET: open_sealed,
+    IMAGE: open_image,
+    REVOCATION: open_revocation,
+}
 """What an operator may put is what this version can read, of the kinds it knows."""
 
 
 class LedgerSync:
     """write: replaces the ledger's file durably, called in a thread; on_release: a newer release is known.
 
-    on_orders: what operators want of tasks, by task file's name; called before on_release, and so is on_secrets.
+    on_orders: what operators want of tasks, by task file's name; called before on_release, as are the others.
     """
 
     def __init__(
@@ -50,6 +59,8 @@ class LedgerSync:
         on_release: Callable[[Release], None],
         on_orders: Callable[[dict[str, Order]], None],
         on_secrets: Callable[[list[Document]], None] = lambda documents: None,
+        on_images: Callable[[list[Document]], None] = lambda documents: None,
+        on_revocations: Callable[[list[Document]], None] = lambda documents: None,
     ) -> None:
         self._path = path
         self._verified = verified
@@ -58,6 +69,8 @@ class LedgerSync:
         self._on_release = on_release
         self._on_orders = on_orders
         self._on_secrets = on_secrets
+        self._on_images = on_images
+        self._on_revocations = on_revocations
         self._ledger = Ledger()
         self._saving = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
@@ -92,11 +105,20 @@ class LedgerSync:
         """All of them, or those of one kind."""
         return self._ledger.documents(kind)
 
-    async def put(self, document: Document) -> None:
-        """Take a document from an operator: on disk before this returns; LedgerError when one as new is held."""
+    async def put(self, document: Document, audit: Document | None = None) -> None:
+        """Take an operator's document, and its audit entry: on disk before this returns; LedgerError when not newer."""
         check = _CHECKS.get(document.kind)
         if check:
             check(document)
+        check_pair(document, audit)
+        documents = [document, audit] if audit else [document]
+        for one in documents:
+            self._check_new(one)
+        self._merge(documents, None)
+        await self._save()
+
+    def _check_new(self, document: Document) -> None:
+        """LedgerError when one as new is held."""
         held = self._ledger.latest(document.kind, document.name)
         if held and held != document and held.sequence >= document.sequence:
             again = "deployed in the meantime: deploy" if document.kind == RELEASE else "was quicker: look, then do it"
@@ -104,8 +126,6 @@ class LedgerSync:
                 f"{document.kind} {document.sequence} is not newer than {held.sequence}, which the grid has",
                 hint=f"somebody {again} again",
             )
-        self._merge([document], None)
-        await self._save()
 
     def linked(self, link: Link) -> None:
         """A new peer: show it what we hold, and it will send what we lack."""
@@ -131,7 +151,9 @@ class LedgerSync:
         return accepted
 
     def _follow(self) -> None:
+        self._on_revocations(self._ledger.documents(REVOCATION))
         self._on_secrets(self._ledger.documents(SECRET))
+        self._on_images(self._ledger.documents(IMAGE))
         self._on_orders(self.orders)
         try:
             release = self.release

@@ -119,6 +119,8 @@ class _Address:
     due: float | None
     failures: int = 0
     is_self: bool = False
+    good: bool = False
+    """A dial led to its node, and none has failed since."""
 
 
 @dataclass(slots=True)
@@ -200,6 +202,7 @@ class Membership:
         if known:
             delay = self.limits.redial_first * 2 ** min(known.failures, 16)
             known.failures += 1
+            known.good = False
             known.due = now + min(delay, self.limits.redial_last)
             if known.failures > 20 and not known.seed and not self._wanted(known.node):
                 del self._addresses[address]
@@ -215,7 +218,7 @@ class Membership:
     def _dialled(self, record: NodeRecord, address: Address | None) -> None:
         known = self._addresses.get(address) if address else None
         if known:
-            known.node = record.id
+            known.node, known.good = record.id, True
 
     def _linked_up(self, record: NodeRecord, now: float) -> list[Effect]:
         row = self._rows.get(record.id)
@@ -284,16 +287,25 @@ class Membership:
                 del self._addresses[address]
 
     def _dial_due(self, now: float) -> list[Effect]:
-        """The seeds, then who has waited longest."""
-        due: list[tuple[bool, float, Address]] = []
+        """The seeds, then what worked before, then who has waited longest; of one node one address a tick.
+
+        So a node's addresses are tried one after the other, the next before the last has failed, and the first that
+        leads to it ends that.
+        """
+        due: list[tuple[bool, bool, float, Address]] = []
         for address, known in self._addresses.items():
             if self._is_linked(known.node):
                 known.due = None
             elif known.due is not None and known.due <= now:
-                due.append((not known.seed, known.due, address))
-        chosen = [address for _, _, address in sorted(due)[: self.limits.dials_at_once]]
-        for address in chosen:
-            self._addresses[address].due = None
+                due.append((not known.seed, not known.good, known.due, address))
+        chosen: list[Address] = []
+        nodes: set[NodeId | None] = set()
+        for *_, address in sorted(due):
+            known = self._addresses[address]
+            if len(chosen) < self.limits.dials_at_once and (known.node is None or known.node not in nodes):
+                chosen.append(address)
+                nodes.add(known.node)
+                known.due = None
         return [Dial(address) for address in chosen]
 
     def _gossip(self, now: float) -> list[Effect]:

@@ -1,27 +1,50 @@
 """Bodies of hellos (JSON) and of control ops (msgpack): what each op carries and answers.
 
 op              request                     reply                       asked by
-INVOKE          the argument; CallMeta      the result; ReplyMeta       operator, node
+INVOKE          the argument; CallMeta      the result; ReplyMeta       operator, user, local, node
 INVOKE          the argument; NestedMeta    the result                  a sandbox, of its node
-NODES           -                           tuple[Member]               operator
+INVOKE + STREAM the argument; CallMeta      Parts: JSON; then ReplyMeta operator, user, local, node
+BROADCAST       the argument, named by task Parts: NodeOutcome in JSON  operator, user, local
+NODES           -                           tuple[Member]               operator, user, local
 RELEASE_STATUS  NodeId or nothing           ReleaseReport               operator, node
-PROCESSES       task file or nothing        tuple[ProcessReport]        operator
+PROCESSES       task file or nothing        tuple[ProcessReport]        operator, user
 PROCESSES       task file or nothing        ProcessReport               node
-LOGS            LogQuery                    LogReply                    operator, node
-LEDGER_PUT      Document                    -                           operator
+LOGS            LogQuery                    LogReply                    operator, node; of tasks: user
+IMAGES          NodeId or nothing           tuple[ImageStatus]          operator, node
+LEDGER_PUT      Document, its audit entry   -                           operator
 LEDGER_GET      kind or nothing             tuple[Document], new first  operator
 CHUNKS_MISSING  tuple[ChunkHash]            tuple[ChunkHash]            operator
 CHUNKS_PUT      tuple[ChunkPart]            -                           operator
 CHUNKS_GET      tuple[ChunkHash]            tuple[ChunkPart]            operator, node
-events between nodes: RECORD NodeRecord · GOSSIP tuple[Sighting] · LEDGER_DIGEST · LEDGER_DOCUMENTS · LEAVE
+SCRUB           SCRUB_START or nothing      ScrubReport                 operator, node
+PIECE_GET       PieceGet                    PieceParts                  node
+PUBLISH         list[(topic, JSON)]         list[int]: how many listen  operator, local
+PUBLISH         JSON, named by topic        JSON: how many listen       a sandbox, of its node
+SUBSCRIBE       list[pattern]               - until it is given up      operator, user, local
+events between nodes: RECORD NodeRecord · GOSSIP tuple[Sighting] · LEDGER_DIGEST · LEDGER_DOCUMENTS · LEAVE · HAVE Have
+                      EVENTS (number, list[Event], lost by topic) · INTEREST Interest · INTEREST_ASK
+events to a client: EVENTS as between nodes, named by the call id of the SUBSCRIBE that asked for them
+                    LEAVE: the node is going; no more calls over this link
 """
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from gridnode.errors import BodyInvalid
-from gridnode.model import ChunkHash, InstanceId, LogLine, MemberState, NodeId, NodeRecord, Process, ReleaseStatus
+from gridnode.model import (
+    ChunkHash,
+    InstanceId,
+    LogLine,
+    MemberState,
+    NodeId,
+    NodeRecord,
+    Process,
+    ReleaseStatus,
+    Runtime,
+)
+from gridnode.wire import ErrorBody
 
 T = TypeVar("T")
 
@@ -41,6 +64,13 @@ MAX_WHY = 4096
 MAX_PARTS_SIZE = 1024 * 1024
 """Payload bytes after which a chunk reply or upload is closed; one chunk may exceed it."""
 
+MAX_BAD = 100
+"""Chunks that one ScrubReport names."""
+SCRUB_START = b"start"
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
 MAX_LOG_LINES = 10_000
 MAX_LOG_SIZE = 1024 * 1024
 """Bytes of text in one LogReply."""
@@ -50,23 +80,30 @@ OWN_LOG = "@node"
 
 
 class Hello(msgspec.Struct, omit_defaults=True):
-    """The first frame of a peer or operator. record: a node's; bulk: this link carries chunks only."""
+    """The first frame of a peer or operator. record: a node's; bulk: this link carries chunks only.
+
+    seen: the address at which whoever says hello sees the other side.
+    """
 
     version: int
     record: NodeRecord | None = None
     bulk: bool = False
+    seen: str = ""
 
 
 class CallMeta(msgspec.Struct, omit_defaults=True):
     """Metadata of an INVOKE. id: the invocation's; node: where an operator wants it run, id, prefix or name.
 
-    depth: how many tasks called tasks to get here.
+    depth: how many tasks called tasks to get here. topic: of the event that the call delivers.
+    attempt: which try to run it this is. key: its idempotency key, 1 to MAX_KEY printable ASCII characters.
     """
 
     id: str = ""
     attempt: int = 1
     node: str = ""
     depth: int = 0
+    topic: str = ""
+    key: str = ""
 
 
 class NestedMeta(msgspec.Struct):
@@ -82,6 +119,21 @@ class ReplyMeta(msgspec.Struct, omit_defaults=True):
     name: str = ""
     instance: InstanceId | None = None
     attempts: int = 1
+
+
+class NodeOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a broadcast on one node, in JSON on one line. result: JSON, unless there is an error.
+
+    missing: why the node was not asked: dead, suspect, draining, no task. duration_ms: as the node asked first saw it.
+    """
+
+    node: NodeId
+    name: str
+    missing: str = ""
+    instance: InstanceId | None = None
+    duration_ms: float = 0.0
+    error: ErrorBody | None = None
+    result: msgspec.Raw = msgspec.Raw()
 
 
 class ProcessReport(msgspec.Struct, frozen=True):
@@ -107,6 +159,29 @@ class ChunkPart(msgspec.Struct, frozen=True, array_like=True):
     payload: bytes
 
 
+class BadChunk(msgspec.Struct, frozen=True, array_like=True):
+    """A chunk that rotted on a node's disk. back: it was fetched again."""
+
+    hash: ChunkHash
+    why: str
+    back: bool
+
+
+class ScrubReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a node is with looking through its chunks. checked, total: chunks; size: bytes of those checked.
+
+    found: how many were bad; left: how many of them are still missing; bad: the first MAX_BAD.
+    """
+
+    running: bool = False
+    checked: int = 0
+    total: int = 0
+    size: int = 0
+    found: int = 0
+    left: int = 0
+    bad: tuple[BadChunk, ...] = ()
+
+
 class LogQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which lines of a node: the newest `lines` later than `since`, unix nanoseconds.
 
@@ -129,6 +204,18 @@ class LogReply(msgspec.Struct, frozen=True, omit_defaults=True):
     now: int = 0
     cut: bool = False
     error: str = ""
+
+
+def encode_node_outcome(outcome: NodeOutcome) -> bytes:
+    return msgspec.json.encode(outcome)
+
+
+def decode_node_outcome(line: bytes) -> NodeOutcome:
+    """Raises BodyInvalid on garbage."""
+    try:
+        return msgspec.json.decode(line, type=NodeOutcome)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise BodyInvalid(f"malformed outcome of a node: {exc}") from exc
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -157,19 +244,31 @@ def check_record(record: NodeRecord) -> None:
     """Raises BodyInvalid for a record that would take more of our memory than an honest one."""
     texts = (record.id, record.name, record.version, *(address.host for address in record.addresses))
     numbers = (record.incarnation, record.revision, record.started, record.load.in_flight, record.load.capacity)
-    if any(not 0 < address.port < 65536 for address in record.addresses) or not _are_counts(*numbers):
+    more = (record.interest, record.until)
+    if any(not 0 < address.port < 65536 for address in record.addresses) or not _are_counts(*numbers, *more):
         raise BodyInvalid("a record with a number out of bounds")
     if record.release:
         check_status(record.release)
+    if record.runtime and not is_runtime(record.runtime):
+        raise BodyInvalid("a record with a runtime that cannot be")
     if len(record.addresses) > MAX_ADDRESSES or len(record.tasks) > MAX_TASKS:
         raise BodyInvalid(f"a record with {len(record.addresses)} addresses and {len(record.tasks)} tasks")
     if any(len(text) > MAX_TEXT or not text.isprintable() for text in (*texts, *record.tasks)):
         raise BodyInvalid("a record with a name that is too long or not printable")
 
 
+def is_runtime(runtime: Runtime) -> bool:
+    """Whether each part is what one could be: they become part of paths and arguments."""
+    return bool(
+        re.fullmatch(r"3\.[0-9]{1,3}", runtime.python)
+        and re.fullmatch(r"[a-z0-9_]{1,32}", runtime.machine)
+        and re.fullmatch(r"(2\.[0-9]{1,3})?", runtime.libc)
+    )
+
+
 def check_status(status: ReleaseStatus) -> None:
     """Raises BodyInvalid for a release status that no node would send."""
-    if not _are_counts(status.sequence, status.have, status.total):
+    if not _are_counts(status.sequence, status.have, status.total, status.rate):
         raise BodyInvalid("a release status with a number out of bounds")
     if len(status.root) != 64 or len(status.error) > MAX_STATUS_ERROR:
         raise BodyInvalid("a release status with a text out of bounds")
@@ -196,6 +295,13 @@ def decode_call_meta(meta: bytes) -> CallMeta:
         return msgspec.json.decode(meta, type=CallMeta) if meta else CallMeta()
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise BodyInvalid(f"malformed call metadata: {exc}") from exc
+
+
+def check_key(key: str) -> str:
+    """The idempotency key; raises BodyInvalid unless it is 1 to MAX_KEY printable ASCII characters."""
+    if not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise BodyInvalid(f"an idempotency key is 1 to {MAX_KEY} printable ASCII characters")
+    return key
 
 
 def decode_log_query(body: bytes) -> LogQuery:

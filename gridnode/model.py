@@ -7,6 +7,7 @@ from typing import NewType
 import msgspec
 
 from gridnode.errors import GridError, TaskFailure
+from gridnode.flow import Stream
 
 NodeId = NewType("NodeId", str)
 """40 hex digits: the first 20 bytes of SHA-256 of the node's raw Ed25519 public key."""
@@ -23,10 +24,13 @@ Root = NewType("Root", str)
 
 
 class Role(enum.StrEnum):
-    """Who holds a certificate; nodes enforce it for every op."""
+    """Who is at the other end, by certificate, or by the permission of a node's socket; enforced for every op."""
 
     OPERATOR = "operator"
+    USER = "user"
     NODE = "node"
+    LOCAL = "local"
+    """A program on the node's machine: in no certificate."""
 
 
 class Address(msgspec.Struct, frozen=True, order=True):
@@ -58,11 +62,21 @@ class Network(enum.StrEnum):
     EGRESS = "egress"
 
 
+class Deliver(enum.StrEnum):
+    """Which instances get an event that a task listens to: one in the grid, or one on each node that serves it."""
+
+    ONE = "one"
+    EACH = "each"
+
+
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One task file of a release. Bytes, cores, seconds.
 
     instances: warm on each node, 0 for one a core. concurrency: calls at once in each, 0 for what the runtime says.
     max_restarts: within a minute, past which the task is errored. on: labels a node must have to serve it.
+    topics: patterns of the events it gets.
+    health: a function of the file that says whether an instance is well, or a path of its HTTP server; none when empty.
+    code: 64 hex digits that change with whatever the task may read of its project; nothing when that is not known.
     """
 
     name: str
@@ -82,6 +96,10 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_restarts: int = 10
     min_uptime: float = 1.0
     on: dict[str, str] = {}
+    topics: tuple[str, ...] = ()
+    deliver: Deliver = Deliver.ONE
+    health: str = ""
+    code: str = ""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -138,7 +156,7 @@ class ReleaseState(enum.StrEnum):
 
 
 class ReleaseStatus(msgspec.Struct, frozen=True):
-    """How far one node is with one release. have/total: bytes of chunks."""
+    """How far one node is with one release. have/total: bytes of chunks; rate: what comes of them in a second."""
 
     sequence: int
     root: Root
@@ -146,6 +164,7 @@ class ReleaseStatus(msgspec.Struct, frozen=True):
     have: int = 0
     total: int = 0
     error: str = ""
+    rate: int = 0
 
 
 class ReleaseReport(msgspec.Struct, frozen=True):
@@ -156,10 +175,54 @@ class ReleaseReport(msgspec.Struct, frozen=True):
     failures: tuple[TaskFailure, ...] = ()
 
 
+class Image(msgspec.Struct, frozen=True):
+    """A container image that the grid ships. id, manifest: SHA-256 of its configuration and of its OCI manifest, hex.
+
+    root: its tree's; size: bytes of configuration and layers, uncompressed; created: unix seconds; by: who pushed it.
+    """
+
+    id: str
+    manifest: str
+    root: Root
+    size: int
+    created: int
+    by: str = ""
+
+
+class ImageState(enum.StrEnum):
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    LOADING = "loading"
+    PRESENT = "present"
+    FAILED = "failed"
+    REMOVING = "removing"
+
+
+class ImageStatus(msgspec.Struct, frozen=True):
+    """How far one node is with one image. id: Image.id; have/total: bytes of chunks."""
+
+    name: str
+    id: str
+    state: ImageState
+    have: int = 0
+    total: int = 0
+    error: str = ""
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """What Python tasks run on. machine: as `uname -m` says; python: `3.13`; libc: of glibc, empty for others."""
+
+    machine: str
+    python: str
+    libc: str = ""
+
+
 class NodeRecord(msgspec.Struct, frozen=True):
     """What a node says of itself; a higher (incarnation, version of record) replaces a lower one.
 
-    draining: it is about to go and takes no new calls.
+    draining: it is about to go and takes no new calls. interest: the version of what it listens to.
+    runtime: what its Python tasks run on, where they name no image; unknown of a node that is older.
+    until: unix seconds when its card ends, 0 of a node that is older.
     """
 
     id: NodeId
@@ -173,6 +236,9 @@ class NodeRecord(msgspec.Struct, frozen=True):
     release: ReleaseStatus | None = None
     tasks: tuple[TaskName, ...] = ()
     draining: bool = False
+    interest: int = 0
+    runtime: Runtime | None = None
+    until: int = 0
 
 
 class MemberState(enum.StrEnum):
@@ -191,18 +257,24 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Invocation(msgspec.Struct, frozen=True, gc=False):
-    """One call on its way. deadline: the loop's clock, seconds; body and meta pass through undecoded."""
+    """One call on its way. deadline: the loop's clock, seconds; body and meta pass through undecoded.
+
+    key: its idempotency key, which meta holds too; empty: none. stream: takes the result item by item; None: whole.
+    """
 
     id: InvocationId
     task: TaskName
     body: bytes
     deadline: float
     meta: bytes = b""
+    key: str = ""
+    stream: Stream | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What became of an Invocation: `body`, or `error`. started: the task may have run, wholly or in part.
 
+    body: of a call that streamed, nothing, or one last item.
     name: the node's own; duration: seconds.
     """
 

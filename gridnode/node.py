@@ -1,42 +1,64 @@
 """The composition root: one node, put together and run. Alone it names adapters."""
 
 import asyncio
-import secrets
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
-from aiohttp import web
 
 from gridnode import __version__
 from gridnode.api import Api
+from gridnode.broadcast import Broadcasts
 from gridnode.discovery.interfaces import own_addresses
-from gridnode.discovery.mdns import MdnsDiscovery
-from gridnode.errors import CardInvalid, LinkClosed, SandboxError
+from gridnode.errors import LinkClosed, SandboxError
+from gridnode.event_stream import EventStreams
+from gridnode.events import Events
+from gridnode.fast_door import FastDoor
 from gridnode.files import node_key, write_durably
-from gridnode.gridfile import Card, parse_address, parse_card, parse_gridfile
-from gridnode.identity import PeerIdentity, authority_of, issue_leaf, mint_card, seal, unseal
+from gridnode.finding import Finding
+from gridnode.gate import Gate
+from gridnode.gridfile import Card, parse_address
+from gridnode.http_stream import HttpStreams
+from gridnode.identity import issue_leaf
+from gridnode.image_document import canonical
 from gridnode.kept_logs import KeptLogs
-from gridnode.ledger import ORDER, verifier
+from gridnode.keyed import Keyed
+from gridnode.ledger import ORDER, RELEASE, open_release, verifier
 from gridnode.ledger_sync import LedgerSync
-from gridnode.link import LinkEnd, LinkLimits
+from gridnode.link import Cancel, LinkEnd, LinkLimits
 from gridnode.link.client import RemoteInvoker, dial
+from gridnode.link.door import Door
+from gridnode.link.local import SOCKET, by_permission, listening_locally
 from gridnode.link.pool import BulkLinks, LinkPool
 from gridnode.link.protocol import Link
 from gridnode.link.server import BulkEnd, LinkServer
-from gridnode.link.tls import client_context, peer_identity, server_context
+from gridnode.link.tls import client_context, server_context
 from gridnode.logs import Logs
 from gridnode.membership import Membership, MembershipLimits
 from gridnode.mesh import Mesh
 from gridnode.messages import MAX_LOG_SIZE
-from gridnode.model import Address, NodeId, NodeRecord, Release, ReleaseState, ReleaseStatus, Sighting, TaskName
-from gridnode.operations import Operations, invokes
+from gridnode.model import (
+    Address,
+    Done,
+    Invocation,
+    NodeId,
+    NodeRecord,
+    Release,
+    ReleaseState,
+    ReleaseStatus,
+    Root,
+)
+from gridnode.operations import Operations, invokes, takes
 from gridnode.own_log import read_own_log
 from gridnode.processes import Processes
-from gridnode.router import Router, Target
+from gridnode.receipts import Receipts
+from gridnode.room import Room
+from gridnode.router import Router, RouterLimits, Target
 from gridnode.sandbox.docker import DockerSandbox
+from gridnode.sandbox.docker_images import DockerImages
 from gridnode.sandbox.nested import Onward
 from gridnode.sandbox.place import Place
 from gridnode.sandbox.pool import Pool
@@ -46,36 +68,20 @@ from gridnode.sandbox.spec import SANDBOX_USER
 from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.secrets import Secrets
 from gridnode.settings import Settings
+from gridnode.start import listening, make_private
 from gridnode.sync.disk import ReleaseDisk
+from gridnode.sync.exchange import Exchange
+from gridnode.sync.images import ImageLimits, Images
 from gridnode.sync.release import Releases
+from gridnode.sync.scrub import Scrub
 from gridnode.sync.store import DiskChunkStore
+from gridnode.sync.sweep import ChunkSweep, Transfers
 from gridnode.sync.transfer import ChunkOps, Fetch, Progress, Sources
+from gridnode.terms import Terms
+from gridnode.wire import Frame
 
 log = structlog.get_logger()
-
-_YEAR = 365 * 24 * 3600.0
-
-
-def read_card(settings: Settings) -> Card:
-    """The card this node serves by; a whole Gridfile makes it its own operator. Raises CardInvalid."""
-    path = settings.gridfile or settings.card
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        hint = "make one with `gridctl card NAME -o Card`; GRIDNODE_CARD says where it is"
-        raise CardInvalid(f"{path}: {exc}", hint=hint) from exc
-    if path.stat().st_mode & 0o077:
-        log.warning("others on this server can read the grid's secrets", path=str(path), hint=f"chmod 600 {path}")
-    if not settings.gridfile:
-        return parse_card(text, str(path))
-    gridfile = parse_gridfile(text, str(path))
-    entropy = secrets.token_bytes(32)
-    return mint_card(authority_of(gridfile), settings.name, time.time(), _YEAR, entropy, gridfile.seeds)
-
-
-def identify(transport: asyncio.BaseTransport) -> PeerIdentity:
-    """Who the certificate says is at the other end; raises NotAuthenticated."""
-    return peer_identity(transport.get_extra_info("ssl_object"))
+_PART_WITHIN = 1.0
 
 
 class Node:
@@ -84,15 +90,16 @@ class Node:
     def __init__(self, settings: Settings, card: Card) -> None:
         self._settings = settings
         self._card = card
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings.data_dir.chmod(0o700)  # an engine that made it for a mount left it open to all
+        make_private(settings.data_dir, "GRIDNODE_DATA_DIR")
         self._credentials = issue_leaf(card, node_key(settings.data_dir / "node.key"), time.time())
         self.id = self._credentials.node
+        self._gate = Gate(time.time, self._credentials.issuer, self._credentials.until)
         self._server_context = server_context(self._credentials)
         self._client_context = client_context(self._credentials)
         self._link_limits = LinkLimits()
-        self._timeouts: dict[str, float] = {}
-        self._router = Router(self._targets)
+        self._terms = Terms(settings.call_timeout)
+        limits = RouterLimits(settings.max_calls, settings.max_calls_size)
+        self._router = Router(self._targets, limits, self._terms.is_idempotent)
         self._secrets = Secrets(card.network_key, SANDBOX_USER)
         self._links = LinkPool(self.id, settings.silent_after)
         self._bulk = BulkLinks(lambda address: self._dial(address, BulkEnd()))
@@ -104,8 +111,20 @@ class Node:
             dialler=lambda address: self._dial(address, self._server),
             on_change=self._router.refresh,
             on_link=self._on_link,
-            on_event=lambda node, frame: self._ledger.heard(node, frame, self._links.get(node)),
+            on_event=self._heard,
         )
+        self._finding = Finding(settings, card, self._credentials, self._mesh)
+        self._events = Events(
+            card.labels,
+            self._links.get,
+            self._mesh.tell,
+            lambda version: self._mesh.update(interest=version),
+            self._router.route,
+            self._run_here,
+        )
+        self._streams = EventStreams(self._events)
+        router, longest = self._router, settings.max_call_timeout
+        self._broadcasts = Broadcasts(self._mesh.members, router.route, router.check, self._terms.timeout, longest)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then let calls finish and leave the grid; sandboxes go on for the next life."""
@@ -114,13 +133,26 @@ class Node:
             stack.callback(store.close)
             settings = self._settings
             kept = KeptLogs(settings.log_dir / "tasks", settings.kept_log_size, settings.kept_logs_size)
-            sandbox = DockerSandbox(self.id, keep=kept.keep)
+            sandbox = DockerSandbox(
+                self.id, keep=kept.keep, image=settings.sandbox_image, ports=[settings.port] if settings.port else []
+            )
             self._logs = Logs(sandbox, kept.read, partial(read_own_log, settings.own_log, 2 * MAX_LOG_SIZE))
             stack.push_async_callback(sandbox.close)
             self._pool = await self._open_pool(sandbox)
+            self._keyed = Keyed(self._pool, Receipts(settings.key_window, settings.max_keys, settings.max_keys_size))
             stack.push_async_callback(self._pool.leave)
+            stack.callback(self._events.close)
             disk = ReleaseDisk(store, self._settings.data_dir)
-            self._releases = Releases(self.id, disk, self._pool, self._fetcher(store), self._on_status)
+            self._transfers = Transfers(asyncio.get_running_loop().time, settings.upload_quiet)
+            self._sweep = ChunkSweep(store, self._transfers, self._roots)
+            self._exchange = Exchange(store, self._mesh.tell, self._links.get)
+            engine = DockerImages()
+            stack.callback(engine.close)
+            self._images = self._open_images(engine, store)
+            fetcher = self._fetcher(store)
+            self._scrub = Scrub(store, lambda root: fetcher(lambda have, total: None).run(root), self._roots)
+            store.on_invalid = self._scrub.found_bad
+            self._releases = Releases(self.id, disk, self._pool, fetcher, self._on_status, self._images.ready)
             self._ledger = self._open_ledger()
             self._ledger.load()
             self._server = self._open_server(store)
@@ -136,12 +168,15 @@ class Node:
         now = time.time()
         given = [parse_address(text) for text in self._settings.advertise]
         addresses = tuple(address for address in given if address) or own_addresses(port)
-        return NodeRecord(self.id, self._settings.name, int(now * 1000), 0, addresses, __version__, int(now))
+        name, runtime = self._settings.name, self._settings.runtime
+        numbers = int(now * 1000), 0, addresses, __version__, int(now)
+        return NodeRecord(self.id, name, *numbers, runtime=runtime, until=int(self._credentials.until))
 
     async def _open_pool(self, sandbox: DockerSandbox) -> Pool:
         settings = self._settings
         limits = PoolLimits(
             max_queued=settings.max_queued,
+            max_queued_size=settings.max_queued_size,
             cancel_grace=settings.cancel_grace,
             stop_grace=settings.stop_grace,
             drain_timeout=settings.drain_timeout,
@@ -154,14 +189,28 @@ class Node:
         if not image:
             raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
         run_dir = settings.run_dir / self.id[:8]
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(run_dir, "GRIDNODE_RUN_DIR")
         runtimes = await asyncio.to_thread(lay_out, settings.data_dir / "runtimes")
         secret_files, node_image = self._secrets.mount, settings.node_image
         place = Place(self.id, settings.name, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
-        onward = Onward(self._router.route, self._timeout_of)
+        onward = Onward(self._router.route, self._terms.timeout, self._events.publish)
         pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks, onward)
         await pool.find()
         return pool
+
+    def _open_images(self, engine: DockerImages, store: DiskChunkStore) -> Images:
+        settings = self._settings
+        return Images(
+            engine,
+            store,
+            self._fetcher(store),
+            settings.data_dir / "images",
+            write_durably,
+            lambda: shutil.disk_usage(settings.data_dir).free,
+            lambda: {canonical(task.image) or "" for release in self._kept_releases() for task in release.tasks},
+            self._sweep.wake,
+            ImageLimits(settings.max_image_size, settings.disk_reserve, settings.image_timeout),
+        )
 
     def _open_ledger(self) -> LedgerSync:
         return LedgerSync(
@@ -172,10 +221,12 @@ class Node:
             self._on_release,
             self._pool.order,
             self._secrets.follow,
+            self._images.follow,
+            self._gate.follow,
         )
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
-        chunks = ChunkOps(store)
+        chunks = ChunkOps(store, self._transfers.upload)
         processes = Processes(self.id, self._mesh.members, self._links.get, self._pool.processes, self._order_sequences)
         operations = Operations(
             self.id,
@@ -186,61 +237,53 @@ class Node:
             chunks,
             processes,
             self._logs.answer,
+            self._images.here,
+            self._scrub.answer,
         )
-        routes = invokes(self._pool, self._router)
-        return LinkServer(self._mesh, operations.table(), routes, self._timeout_of, self._settings.max_call_timeout)
+        routes = invokes(self._keyed, self._router)
+        events = takes(self._events, self._broadcasts) | self._exchange.takes()
+        longest, on_seen = self._settings.max_call_timeout, self._finding.seen_at
+        return LinkServer(self._mesh, operations.table(), routes, self._terms.timeout, longest, events, on_seen)
 
     def _fetcher(self, store: DiskChunkStore) -> Callable[[Progress], Fetch]:
         sources = Sources(lambda: [record.id for record, _ in self._mesh.alive()], self._bulk_link)
         settings = self._settings
-        return lambda progress: Fetch(store, sources, settings.fetches_at_once, settings.fetch_timeout, progress)
+        at_once, patience, holding = settings.fetches_at_once, settings.fetch_timeout, self._transfers.fetch
+        return lambda progress: Fetch(store, sources, self._exchange, at_once, patience, progress, holding)
 
     # -- opening to the world ---------------------------------------------------------------------------------------
 
     async def _listen(self, stack: AsyncExitStack) -> None:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Link(self._server, self._link_limits, identify),
-            self._settings.listen or None,
-            self._settings.port,
-            ssl=self._server_context,
-            ssl_handshake_timeout=self._link_limits.hello_timeout,
-            ssl_shutdown_timeout=1.0,
-        )
-        stack.callback(server.close)
-        log.info("link listening", port=server.sockets[0].getsockname()[1])
+        host, port, limits = self._settings.listen, self._settings.port, self._link_limits
+        with listening(host or "every address", port, "GRIDNODE_PORT"):
+            new = partial(Link, self._server, limits, self._gate.identify)
+            self._door = Door(host, port, new, self._server_context, limits.hello_timeout)
+        stack.callback(self._door.close)
+        log.info("link listening", port=self._door.port)
+        run_dir, group = self._settings.run_dir, self._settings.client_group
+        make = partial(Link, self._server, self._link_limits, by_permission)
+        await stack.enter_async_context(listening_locally(run_dir / SOCKET, run_dir / self.id[:8], group, make))
 
     async def _serve_api(self, stack: AsyncExitStack) -> None:
         api = Api(
             self._router.route,
-            self._timeout_of,
+            self._terms.timeout,
             self._settings.max_call_timeout,
             self._mesh.members,
             lambda: self._router.tasks,
+            self._streams,
+            Room(self._settings.max_requests, self._settings.max_requests_size),
+            self._broadcasts.route,
+            HttpStreams(self._settings.stream_items, self._settings.stream_size),
         )
-        runner = web.ServerRunner(api.server(), shutdown_timeout=1.0)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", self._settings.api_port).start()
+        thorough = api.server()
+        stack.push_async_callback(thorough.shutdown, 1.0)
+        door = FastDoor(api.calls, thorough)
+        stack.callback(door.close)
+        with listening("127.0.0.1", self._settings.api_port, "GRIDNODE_API_PORT"):
+            server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", self._settings.api_port)
+        stack.callback(server.close)
         log.info("api listening", host="127.0.0.1", port=self._settings.api_port)
-
-    async def _discover(self, stack: AsyncExitStack) -> None:
-        for seed in self._card.seeds:
-            self._mesh.sighted(Sighting(seed), seed=True)
-        if not self._settings.mdns:
-            return
-        key = self._card.network_key
-        mdns = MdnsDiscovery(
-            self.id,
-            lambda: self._mesh.record().addresses,
-            lambda payload: seal(key, payload, time.time(), secrets.token_bytes(12)),
-            lambda sealed: unseal(key, sealed, time.time()),
-        )
-        try:
-            await mdns.start(self._mesh.sighted)
-        except OSError as exc:
-            log.warning("no multicast here; seeds alone find peers", error=str(exc))
-            return
-        stack.push_async_callback(mdns.close)
 
     async def _run_jobs(self, resume: Release | None, stack: AsyncExitStack, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -249,8 +292,12 @@ class Node:
                 group.create_task(self._mesh.run(self._settings.tick), name="mesh"),
                 group.create_task(self._report_load(), name="load"),
                 group.create_task(self._pool.sweep(), name="sweep"),
+                group.create_task(self._images.run(), name="images"),
+                group.create_task(self._sweep.run(), name="sweep-chunks"),
+                group.create_task(self._scrub.run(), name="scrub"),
             ]
-            await self._discover(stack)  # announcing takes a second or two: what served before serves meanwhile
+            jobs.append(group.create_task(self._finding.run(), name="finding"))
+            await self._finding.start(stack)  # announcing takes a second or two: what served before serves meanwhile
             await stop.wait()
             jobs[0].cancel()
             await self._drain()
@@ -260,10 +307,13 @@ class Node:
     async def _drain(self) -> None:
         """Let no more calls in, and those inside finish, for at most leave_timeout."""
         log.info("draining")
+        self._door.close()
         self._pool.drain()
+        self._streams.close()
         try:
             async with asyncio.timeout(self._settings.leave_timeout):
                 await self._mesh.drain()
+                await self._server.part(_PART_WITHIN)
                 await self._pool.finished()
                 await self._router.drained()
         except TimeoutError:
@@ -272,7 +322,7 @@ class Node:
     # -- what happens -----------------------------------------------------------------------------------------------
 
     async def _dial(self, address: Address, end: LinkEnd) -> Link:
-        return await dial(address, end, self._client_context, identify, self._link_limits)
+        return await dial(address, end, self._client_context, self._gate.identify, self._link_limits)
 
     async def _bulk_link(self, node: NodeId) -> Link:
         main, member = self._links.get(node), self._mesh.get(node)
@@ -284,21 +334,37 @@ class Node:
         """Where calls can go now."""
         now = asyncio.get_running_loop().time
         peers = [Target(record, RemoteInvoker(link, record.id, now)) for record, link in self._mesh.alive()]
-        return [Target(self._mesh.record(), self._pool), *peers]
+        return [Target(self._mesh.record(), self._keyed), *peers]
 
     def _on_link(self, link: Link) -> None:
         self._ledger.linked(link)
+        self._events.linked(link)
+        self._exchange.linked(link)
+
+    def _run_here(self, call: Invocation, done: Done) -> Cancel:
+        return self._pool.invoke(call, done)
+
+    def _heard(self, node: NodeId, frame: Frame) -> None:
+        if not self._events.heard(node, frame) and not self._exchange.heard(node, frame):
+            self._ledger.heard(node, frame, self._links.get(node))
 
     def _on_release(self, release: Release) -> None:
-        self._timeouts = {task.name: task.timeout for task in release.tasks}
+        self._terms.follow(release)
         self._releases.follow(release)
+        if self._pool.release is None:
+            self._events.follow(release.tasks)
+
+    def _kept_releases(self) -> list[Release]:
+        """The grid's, and the one that serves here."""
+        return [release for release in (self._ledger.release, self._pool.release) if release]
+
+    def _roots(self) -> list[Root]:
+        """Of every tree that stays: releases, those before them, and images."""
+        known = [open_release(document) for document in self._ledger.documents(RELEASE)]
+        return [release.root for release in (*known, *self._kept_releases())] + self._images.roots
 
     def _order_sequences(self) -> dict[str, int]:
         return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
-
-    def _timeout_of(self, task: TaskName) -> float:
-        stem = task.rpartition(".")[0]
-        return self._timeouts.get(task) or self._timeouts.get(stem) or self._settings.call_timeout
 
     def _on_tasks(self) -> None:
         self._mesh.update(at_once=True, tasks=self._pool.tasks)
@@ -306,12 +372,16 @@ class Node:
     def _on_status(self, status: ReleaseStatus) -> None:
         at_once = status.state is not ReleaseState.FETCHING
         self._mesh.update(at_once, release=status, tasks=self._pool.tasks)
+        if status.state in (ReleaseState.ACTIVE, ReleaseState.FAILED):
+            self._sweep.wake()  # it may have failed for want of room
         if status.state is ReleaseState.ACTIVE:
             self._bulk.close()
-            self._pool.order(self._ledger.orders)  # those that came while it was being prepared
+            self._events.follow(self._pool.release.tasks if self._pool.release else ())
 
     async def _report_load(self) -> None:
         while True:
             self._mesh.update(load=self._pool.load)
+            self._gate.tick()
             self._server.tick(asyncio.get_running_loop().time())
+            self._events.compare(record for record, _ in self._mesh.alive())
             await asyncio.sleep(self._settings.tick)

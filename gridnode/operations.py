@@ -3,25 +3,30 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from gridnode import messages
-from gridnode.errors import CallTimeout, LedgerError, NodeNotFound
+from gridnode.broadcast import Broadcasts
+from gridnode.errors import CallTimeout, Forbidden, LedgerError, NodeNotFound
+from gridnode.events import Events
 from gridnode.ledger import Document, decode_documents, encode_documents, newest
-from gridnode.link import Cancel
+from gridnode.link import Cancel, Invoker
 from gridnode.link.protocol import Link
-from gridnode.link.server import Answer, Invoke
+from gridnode.link.server import Answer, Invoke, Take
+from gridnode.messages import CallMeta
 from gridnode.model import Done, Invocation, Member, NodeId, ReleaseReport, Role
 from gridnode.processes import Processes
 from gridnode.router import Router
-from gridnode.sandbox.pool import Pool
 from gridnode.sync.transfer import ChunkOps
 from gridnode.wire import Frame, Op
 
 _PEER_TIMEOUT = 5.0
+_KEY = b'"key":'
 
 
 class Ledger(Protocol):
     def documents(self, kind: str = "") -> list[Document]: ...
-    async def put(self, document: Document) -> None: ...
+    async def put(self, document: Document, audit: Document | None = None) -> None: ...
 
 
 class Operations:
@@ -37,6 +42,8 @@ class Operations:
         chunks: ChunkOps,
         processes: Processes,
         logs: Callable[[bytes], Awaitable[bytes]],
+        images: Answer,
+        scrub: Callable[[bytes], Awaitable[bytes]],
     ) -> None:
         self._me = me
         self._members = members
@@ -46,14 +53,22 @@ class Operations:
         self._chunks = chunks
         self._processes = processes
         self._logs = logs
+        self._images = images
+        self._scrub = scrub
 
     def table(self) -> dict[tuple[Role, int], Answer]:
         """Every control op a role may ask for; whatever is not here is refused."""
         return {
             (Role.OPERATOR, Op.NODES): self._nodes,
+            (Role.LOCAL, Op.NODES): self._nodes,
+            (Role.USER, Op.NODES): self._nodes,
+            (Role.USER, Op.PROCESSES): self._processes.everywhere,
+            (Role.USER, Op.LOGS): self._task_logs_of,
             (Role.OPERATOR, Op.RELEASE_STATUS): self._release_status,
             (Role.OPERATOR, Op.PROCESSES): self._processes.everywhere,
             (Role.OPERATOR, Op.LOGS): self._logs_of,
+            (Role.OPERATOR, Op.IMAGES): self._images_of,
+            (Role.OPERATOR, Op.SCRUB): self._scrub_of,
             (Role.OPERATOR, Op.LEDGER_GET): self._ledger_get,
             (Role.OPERATOR, Op.LEDGER_PUT): self._ledger_put,
             (Role.OPERATOR, Op.CHUNKS_MISSING): lambda frame: self._chunks.missing(frame.body),
@@ -63,6 +78,8 @@ class Operations:
             (Role.NODE, Op.RELEASE_STATUS): self._own_status,
             (Role.NODE, Op.PROCESSES): self._processes.here,
             (Role.NODE, Op.LOGS): self._own_logs,
+            (Role.NODE, Op.IMAGES): self._images,
+            (Role.NODE, Op.SCRUB): lambda frame: self._scrub(frame.body),
         }
 
     async def _nodes(self, frame: Frame) -> bytes:
@@ -85,6 +102,22 @@ class Operations:
             return await self._logs(frame.body)
         return await self._ask(NodeId(frame.name), Op.LOGS, frame.body)
 
+    async def _task_logs_of(self, frame: Frame) -> bytes:
+        """As `_logs_of`, but for what gridnode itself logs: it tells of servers and of other clients."""
+        if messages.decode_log_query(frame.body).task == messages.OWN_LOG:
+            raise Forbidden("gridnode's own log is for operators")
+        return await self._logs_of(frame)
+
+    async def _images_of(self, frame: Frame) -> bytes:
+        if frame.name in ("", self._me):
+            return await self._images(frame)
+        return await self._ask(NodeId(frame.name), Op.IMAGES)
+
+    async def _scrub_of(self, frame: Frame) -> bytes:
+        if frame.name in ("", self._me):
+            return await self._scrub(frame.body)
+        return await self._ask(NodeId(frame.name), Op.SCRUB, frame.body)
+
     async def _ask(self, node: NodeId, op: Op, body: bytes = b"") -> bytes:
         """A peer's answer; NodeNotFound when it is not linked, CallTimeout when there is none in time."""
         link = self._peer(node)
@@ -100,19 +133,41 @@ class Operations:
 
     async def _ledger_put(self, frame: Frame) -> bytes:
         documents = decode_documents(frame.body)
-        if len(documents) != 1:
-            raise LedgerError(f"expected one document, got {len(documents)}")
-        await self._ledger.put(documents[0])
+        if not 0 < len(documents) < 3:
+            raise LedgerError(f"expected a document and its audit entry, got {len(documents)}")
+        await self._ledger.put(*documents)
         return b""
 
 
-def invokes(pool: Pool, router: Router) -> dict[Role, Invoke]:
+def takes(events: Events, broadcasts: Broadcasts) -> dict[tuple[Role, int], Take]:
+    """Calls that are answered without a job for each."""
+    return {
+        (Role.OPERATOR, Op.BROADCAST): broadcasts.take,
+        (Role.USER, Op.BROADCAST): broadcasts.take,
+        (Role.LOCAL, Op.BROADCAST): broadcasts.take,
+        (Role.OPERATOR, Op.PUBLISH): events.take_publications,
+        (Role.OPERATOR, Op.SUBSCRIBE): events.take_subscription,
+        (Role.USER, Op.SUBSCRIBE): events.take_subscription,
+        (Role.LOCAL, Op.PUBLISH): events.take_publications,
+        (Role.LOCAL, Op.SUBSCRIBE): events.take_subscription,
+    }
+
+
+def invokes(here: Invoker, router: Router) -> dict[Role, Invoke]:
     """A peer's call runs here and nowhere else: a forwarded call cannot be forwarded again."""
 
     def from_peer(call: Invocation, done: Done, frame: Frame) -> Cancel:
-        return pool.invoke(call, done)
+        if _KEY in frame.meta:  # most have none: their metadata passes undecoded
+            call = _keyed(call, messages.decode_call_meta(frame.meta))
+        return here.invoke(call, done)
 
     def from_client(call: Invocation, done: Done, frame: Frame) -> Cancel:
-        return router.route(call, done, messages.decode_call_meta(frame.meta).node)
+        meta = messages.decode_call_meta(frame.meta)
+        return router.route(_keyed(call, meta), done, meta.node)
 
-    return {Role.NODE: from_peer, Role.OPERATOR: from_client}
+    return {Role.NODE: from_peer, Role.OPERATOR: from_client, Role.USER: from_client, Role.LOCAL: from_client}
+
+
+def _keyed(call: Invocation, meta: CallMeta) -> Invocation:
+    """The call with the idempotency key that its metadata has; raises BodyInvalid for one that cannot be."""
+    return replace(call, key=messages.check_key(meta.key)) if meta.key else call

@@ -1,43 +1,59 @@
-"""Routes each call to one node, one hop: places it, moves it on when it was refused, and keeps its deadline."""
+"""Routes each call to one node, one hop: places it, moves it on where that does no harm, and keeps its deadline."""
 
 import asyncio
 import difflib
 import random
-import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from gridnode.errors import CallTimeout, GridError, NodeNotFound, NoNode, NotReady, TaskNotFound
-from gridnode.link import Cancel, Invoker, nothing_to_cancel
-from gridnode.model import Done, Invocation, NodeId, NodeRecord, Outcome, TaskName
-from gridnode.placement import Candidate, rank
+from gridnode.errors import GridError, NoCapacity, NodeNotFound, NoNode, NotReady, TaskNotFound
+from gridnode.journey import Journey, Target
+from gridnode.link import Cancel, nothing_to_cancel
+from gridnode.model import Done, Invocation, NodeId, Outcome, TaskName
+from gridnode.placement import Candidate, Gauge, meet, rank
+from gridnode.room import Room
+
+__all__ = ["Router", "RouterLimits", "Target"]
 
 _GRACE = 0.25
-_MAX_ATTEMPTS = 8
+"""Seconds past its deadline that a call's node has to say itself where the call was."""
 
 
-class Target:
-    """A node that can be called now: this one, or a linked peer that is alive."""
+@dataclass(frozen=True, slots=True)
+class RouterLimits:
+    """Calls under way that came in through this node, and bytes of their bodies. attempts: nodes that one call tries.
 
-    __slots__ = ("draining", "invoker", "load", "name", "node", "tasks")
+    runs: how often one call of an idempotent task may start.
+    """
 
-    def __init__(self, record: NodeRecord, invoker: Invoker) -> None:
-        self.node = record.id
-        self.name = record.name
-        self.load = record.load
-        self.tasks = record.tasks
-        self.draining = record.draining
-        self.invoker = invoker
+    max_calls: int = 8192
+    max_size: int = 256 * 1024 * 1024
+    attempts: int = 8
+    runs: int = 3
 
 
 class Router:
-    """targets: the nodes that can be called now; asked again only after `refresh`."""
+    """targets: the nodes that can be called now; asked again only after `refresh`.
 
-    def __init__(self, targets: Callable[[], Iterable[Target]]) -> None:
+    is_idempotent: whether a call of the task may run twice, by the release of that sequence.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Iterable[Target]],
+        limits: RouterLimits = RouterLimits(),
+        is_idempotent: Callable[[TaskName, int], bool] = lambda task, sequence: False,
+    ) -> None:
+        self.limits = limits
+        self.is_idempotent = is_idempotent
         self._targets_now = targets
         self._targets: dict[NodeId, Target] = {}
         self._by_task: dict[TaskName, list[Target]] = {}
-        self._in_flight: dict[NodeId, int] = {}
+        self._gauges: dict[NodeId, Gauge] = {}
+        self._known: dict[TaskName, dict[NodeId, Candidate]] = {}
+        self._open: dict[TaskName, list[Candidate]] = {}
         self._turns: dict[TaskName, int] = {}
+        self._room = Room(limits.max_calls, limits.max_size)
         self._idle = asyncio.Event()
         self._idle.set()
         self._stale = True
@@ -51,6 +67,12 @@ class Router:
         """Wait until no call is under way."""
         await self._idle.wait()
 
+    def check(self, task: TaskName) -> None:
+        """Raises TaskNotFound, or NoNode, for a task that no node serves."""
+        self._update()
+        if task not in self._by_task:
+            raise self._no_such_task(task)
+
     @property
     def tasks(self) -> list[TaskName]:
         self._update()
@@ -59,41 +81,90 @@ class Router:
     def route(self, call: Invocation, done: Done, node: str = "") -> Cancel:
         """Run the call somewhere, or on `node` (id, its unique prefix, or name); one Outcome, unless cancelled."""
         self._update()
-        journey = _Journey(self, call, done)
         try:
-            journey.order = [self._find(node)] if node else self._order(call.task)
+            order = self._order(call, node)
+            if not self._room.take(len(call.body)):
+                raise NoCapacity(f"{call.task}: {self._room}", hint="wait a moment, or ask another node")
         except GridError as exc:
             done(Outcome(error=exc, started=False, attempts=0))
             return nothing_to_cancel
+        self._idle.clear()
+        journey = Journey(self, call, done, order)
         journey.timer = self._loop.call_at(call.deadline + _GRACE, journey.timed_out)
         journey.go_on()
         return journey.cancel
 
-    def _update(self) -> None:
-        if self._stale:
-            self._stale = False
-            self._targets = {target.node: target for target in self._targets_now()}
-            self._by_task = {}
-            for target in sorted(self._targets.values(), key=lambda target: target.node):
-                for task in target.tasks:
-                    self._by_task.setdefault(task, []).append(target)
-            self._turns = {task: turn for task, turn in self._turns.items() if task in self._by_task}
+    # -- what journeys ask ------------------------------------------------------------------------------------------
 
-    def _order(self, task: TaskName) -> list[NodeId]:
+    def now(self) -> float:
+        return self._loop.time()
+
+    def target(self, node: NodeId) -> Target | None:
+        """The node, if it can still be called."""
+        self._update()
+        return self._targets.get(node)
+
+    def over(self, call: Invocation) -> None:
+        """A journey has ended."""
+        self._room.give(len(call.body))
+        if not self._room.calls:
+            self._idle.set()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _update(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
+        now = self._loop.time()
+        self._targets = {target.node: target for target in self._targets_now()}
+        self._by_task = {}
+        for target in sorted(self._targets.values(), key=lambda target: target.node):
+            gauge = self._gauges.get(target.node)
+            if gauge is None:
+                self._gauges[target.node] = Gauge(target.node, target.load, now)
+            else:
+                gauge.report(target.load, now)
+            for task in target.tasks:
+                self._by_task.setdefault(task, []).append(target)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is kept of nodes and tasks that are gone."""
+        self._open = {}
+        self._gauges = {node: one for node, one in self._gauges.items() if node in self._targets or one.mine}
+        self._turns = {task: turn for task, turn in self._turns.items() if task in self._by_task}
+        self._known = {task: known for task, known in self._known.items() if task in self._by_task}
+
+    def _order(self, call: Invocation, node: str) -> list[Candidate]:
+        """Where to try the call, in this order."""
+        if node:
+            return [Candidate(self._gauges[self._find(node)])]
+        candidates = self._open.get(call.task) or self._gather(call.task)
+        if call.key:
+            by_node = {candidate.node: candidate for candidate in candidates}
+            return [by_node[node] for node in meet(by_node, call.key)]
+        turn = self._turns.get(call.task, 0)
+        self._turns[call.task] = turn + 1
+        return rank(candidates, turn, random.getrandbits(16), self._loop.time())
+
+    def _gather(self, task: TaskName) -> list[Candidate]:
+        """The nodes that serve the task and take calls; worked out once after each change."""
         serving = self._by_task.get(task)
         if not serving:
             raise self._no_such_task(task)
-        targets = [target for target in serving if not target.draining]
-        if not targets:
+        nodes = [target.node for target in serving if not target.draining]
+        if not nodes:
             raise NotReady(f"every node that serves {task} is going down")
-        turn = self._turns.get(task, 0)
-        self._turns[task] = turn + 1
-        return rank([self._candidate(target) for target in targets], turn, random.getrandbits(16))
+        before = self._known.get(task, {})
+        self._known[task] = {node: self._candidate(before.get(node), self._gauges[node]) for node in nodes}
+        found = self._open[task] = list(self._known[task].values())
+        return found
 
-    def _candidate(self, target: Target) -> Candidate:
-        load = target.load
-        in_flight = max(self._in_flight.get(target.node, 0), load.in_flight)
-        return Candidate(target.node, in_flight, max(1, load.capacity))
+    @staticmethod
+    def _candidate(before: Candidate | None, gauge: Gauge) -> Candidate:
+        """The same as before, with what is known of it, unless the node was away meanwhile."""
+        return before if before and before.gauge is gauge else Candidate(gauge)
 
     def _no_such_task(self, task: TaskName) -> GridError:
         if not self._by_task:
@@ -115,124 +186,3 @@ class Router:
         names = ", ".join(sorted(target.name for target in self._targets.values()))
         problem = "is more than one node" if found else "is no node that can be called now"
         raise NodeNotFound(f"{wanted!r} {problem}; there are: {names}")
-
-    def now(self) -> float:
-        return self._loop.time()
-
-    def count(self, node: NodeId, change: int) -> None:
-        left = self._in_flight.get(node, 0) + change
-        if left > 0:
-            self._in_flight[node] = left
-            self._idle.clear()
-        else:
-            self._in_flight.pop(node, None)
-            if not self._in_flight:
-                self._idle.set()
-
-    def name(self, node: NodeId | None) -> str:
-        target = self._targets.get(node) if node else None
-        return target.name if target else ""
-
-    def invoker(self, node: NodeId) -> Invoker | None:
-        target = self._targets.get(node)
-        return target.invoker if target else None
-
-
-class _Journey:
-    """One call on its way: tries nodes in order while it is sure that it has not started anywhere."""
-
-    __slots__ = (
-        "_attempts",
-        "_cancel",
-        "_done",
-        "_last",
-        "_node",
-        "_router",
-        "_settled",
-        "_started_at",
-        "call",
-        "order",
-        "timer",
-    )
-
-    def __init__(self, router: Router, call: Invocation, done: Done) -> None:
-        self.call = call
-        self.order: list[NodeId] = []
-        self.timer: asyncio.TimerHandle | None = None
-        self._router = router
-        self._done = done
-        self._node: NodeId | None = None
-        self._last: NodeId | None = None
-        self._cancel: Cancel | None = None
-        self._attempts = 0
-        self._settled = False
-        self._started_at = time.perf_counter()  # the loop's clock counts whole milliseconds
-
-    def go_on(self, last: Outcome | None = None) -> None:
-        """Try the next node; with none left, settle with the last refusal."""
-        while self.order and self._attempts < _MAX_ATTEMPTS:
-            node = self.order.pop(0)
-            invoker = self._router.invoker(node)
-            if invoker:
-                self._attempts += 1
-                self._node = self._last = node
-                self._router.count(node, 1)
-                cancel = invoker.invoke(self.call, self._answered)
-                if self._node == node:
-                    self._cancel = cancel
-                return
-        self._settle(last or Outcome(error=NoNode("the node is gone"), started=False))
-
-    def _answered(self, outcome: Outcome) -> None:
-        if self._settled:
-            return
-        self._leave_node()
-        if outcome.error and outcome.error.retryable and not outcome.started and self.order:
-            self.go_on(outcome)
-        else:
-            self._settle(outcome)
-
-    def timed_out(self) -> None:
-        if not self._settled:
-            self._stop()
-            error = CallTimeout(f"{self.call.task}: no result before the deadline")
-            self._done(self._complete(Outcome(error=error)))
-
-    def cancel(self) -> None:
-        """Nobody waits any more; no Outcome follows."""
-        if not self._settled:
-            self._stop()
-
-    def _stop(self) -> None:
-        self._settled = True
-        if self.timer:
-            self.timer.cancel()
-        self._leave_node()
-        if self._cancel:
-            self._cancel()
-
-    def _leave_node(self) -> None:
-        if self._node:
-            self._router.count(self._node, -1)
-            self._node = None
-
-    def _settle(self, outcome: Outcome) -> None:
-        self._settled = True
-        if self.timer:
-            self.timer.cancel()
-        self._done(self._complete(outcome))
-
-    def _complete(self, outcome: Outcome) -> Outcome:
-        """The outcome as its caller sees it: with the node that had the call last, all attempts and the time."""
-        name = self._router.name(self._last)
-        duration = time.perf_counter() - self._started_at
-        return Outcome(
-            outcome.body,
-            outcome.error,
-            self._last,
-            name,
-            outcome.instance,
-            outcome.started,
-            self._attempts,
-            duration,
-        )

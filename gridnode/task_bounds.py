@@ -4,9 +4,22 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from gridnode.errors import TopicInvalid
 from gridnode.model import TaskSpec
+from gridnode.topics import check_pattern
 
-__all__ = ["env_size", "is_env_name", "is_image", "is_label", "is_runtime", "is_runtime_class", "is_secret", "refused"]
+__all__ = [
+    "env_size",
+    "is_env_name",
+    "is_health",
+    "is_image",
+    "is_label",
+    "is_pattern",
+    "is_runtime",
+    "is_runtime_class",
+    "is_secret",
+    "refused",
+]
 
 INSTANCES_RANGE: Final = (0, 1024)
 MEMORY_RANGE: Final = (16 * 1024 * 1024, 1 << 40)
@@ -20,6 +33,7 @@ MAX_ENV: Final = 16 * 1024
 MAX_VARIABLES: Final = 128
 MAX_SECRETS: Final = 64
 MAX_LABELS: Final = 64
+MAX_TOPICS: Final = 32
 MAX_LABEL: Final = 255
 MAX_PATH: Final = 1024
 _MAX_PART: Final = 255
@@ -30,6 +44,9 @@ _ENV_NAME: Final = re.compile(r"(?!GRID_|PATH\Z)[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SECRET: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 _RUNTIME_CLASS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CODE: Final = re.compile(r"[0-9a-f]{64}")
+_FUNCTION: Final = re.compile(r"[A-Za-z$][A-Za-z0-9_$]{0,99}")
+_HEALTH_PATH: Final = re.compile(r"/[!-~]{0,254}")
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 
@@ -51,6 +68,9 @@ def refused(task: TaskSpec) -> list[str]:
         "max_restarts": _within(task.max_restarts, MAX_RESTARTS_RANGE),
         "min_uptime": _within(task.min_uptime, MIN_UPTIME_RANGE),
         "on": len(task.on) <= MAX_LABELS and all(is_label(*label) for label in task.on.items()),
+        "topics": len(task.topics) <= MAX_TOPICS and _are_patterns(task.topics),
+        "health": task.health == "" or is_health(task.health, task.runtime),
+        "code": task.code == "" or bool(_CODE.fullmatch(task.code)),
     }
     return [name for name, holds in checks.items() if not holds]
 
@@ -74,12 +94,28 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET.fullmatch(name))
 
 
+def is_pattern(pattern: str) -> bool:
+    """Whether it can be a pattern of topics."""
+    try:
+        check_pattern(pattern)
+    except TopicInvalid:
+        return False
+    return True
+
+
 def is_image(name: str) -> bool:
     return bool(_IMAGE.fullmatch(name))
 
 
 def is_runtime_class(name: str) -> bool:
     return bool(_RUNTIME_CLASS.fullmatch(name))
+
+
+def is_health(health: str, runtime: str) -> bool:
+    """Whether such a task can be asked so: a path of an HTTP server, else a function; a program can not."""
+    if runtime == "http":
+        return bool(_HEALTH_PATH.fullmatch(health))
+    return runtime != "exec" and bool(_FUNCTION.fullmatch(health))
 
 
 def is_label(name: str, value: str) -> bool:
@@ -93,6 +129,10 @@ def _is_env(env: Mapping[str, str]) -> bool:
 
 def _are_secrets(names: tuple[str, ...]) -> bool:
     return len(set(names)) == len(names) and all(map(is_secret, names))
+
+
+def _are_patterns(patterns: tuple[str, ...]) -> bool:
+    return len(set(patterns)) == len(patterns) and all(map(is_pattern, patterns))
 
 
 def _is_task_file(path: str) -> bool:

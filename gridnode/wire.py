@@ -5,6 +5,7 @@ offset size field     big endian
 4      8    call id   chosen by the caller, unique on its side of the link
 12     1    kind      Kind
 13     1    flags     bit 0 ERROR: a Reply whose body is {"code", "message", "trace", "hint"} in JSON
+                      bit 1 STREAM: a Call that takes its result in Parts, each one item, before the Reply
 14     2    op        Op
 16     4    deadline  milliseconds left when sent; 0 = none
 20     2    name len
@@ -19,11 +20,14 @@ from typing import NamedTuple
 import msgspec
 
 from gridnode.errors import FrameInvalid, GridError, error_from
+from gridnode.flow import Credit
 
 VERSION = 1
 HEADER = struct.Struct(">IQBBHIHH")
 HEADER_SIZE = HEADER.size
+CREDIT = struct.Struct(">II")
 FLAG_ERROR = 1
+FLAG_STREAM = 2
 MAX_NAME = 255
 MAX_META = 4096
 MAX_CALL_BODY = 6 * 1024 * 1024
@@ -34,15 +38,17 @@ _U64 = (1 << 64) - 1
 
 
 class Kind(enum.IntEnum):
-    """What a frame is. 4 is reserved for Part (streams)."""
+    """What a frame is. Part: one item of a stream, by the id of its call; Credit: its reader takes more of them."""
 
     HELLO = 1
     CALL = 2
     REPLY = 3
+    PART = 4
     CANCEL = 5
     EVENT = 6
     PING = 7
     PONG = 8
+    CREDIT = 9
 
 
 class Op(enum.IntEnum):
@@ -54,6 +60,8 @@ class Op(enum.IntEnum):
     RELEASE_STATUS = 3
     PROCESSES = 4
     LOGS = 5
+    IMAGES = 6
+    BROADCAST = 7
     LEDGER_PUT = 10
     LEDGER_GET = 11
     LEDGER_DIGEST = 12
@@ -61,9 +69,17 @@ class Op(enum.IntEnum):
     CHUNKS_MISSING = 20
     CHUNKS_GET = 21
     CHUNKS_PUT = 22
+    SCRUB = 25
+    PIECE_GET = 23
+    HAVE = 24
     RECORD = 30
     GOSSIP = 31
     LEAVE = 32
+    PUBLISH = 40
+    SUBSCRIBE = 41
+    EVENTS = 42
+    INTEREST = 43
+    INTEREST_ASK = 44
 
 
 class Frame(NamedTuple):
@@ -79,14 +95,16 @@ class Frame(NamedTuple):
     body: bytes = b""
 
 
-class _ErrorBody(msgspec.Struct, omit_defaults=True):
+class ErrorBody(msgspec.Struct, omit_defaults=True):
+    """An error as it travels."""
+
     code: str
     message: str
     trace: str | None = None
     hint: str | None = None
 
 
-_decode_error = msgspec.json.Decoder(_ErrorBody).decode
+_decode_error = msgspec.json.Decoder(ErrorBody).decode
 
 
 def encode(frame: Frame) -> bytes:
@@ -126,11 +144,37 @@ def decode(buffer: memoryview) -> Frame:
     return Frame(kind, call_id, op, flags, deadline_ms, name, meta, bytes(buffer[body_at:]))
 
 
+def encode_credit(credit: Credit) -> bytes:
+    """The body of a Credit: items and bytes, 4 bytes each."""
+    return CREDIT.pack(*credit)
+
+
+def decode_credit(body: bytes) -> Credit:
+    """Raises FrameInvalid on garbage."""
+    if len(body) != CREDIT.size:
+        raise FrameInvalid(f"a credit of {len(body)} bytes")
+    return Credit(*CREDIT.unpack(body))
+
+
 def encode_error(error: GridError) -> bytes:
     """The body of a Reply with FLAG_ERROR; a long traceback keeps its end."""
+    return msgspec.json.encode(error_body(error))
+
+
+def error_body(error: GridError) -> ErrorBody:
+    """What of an error travels, within bounds."""
     trace = error.trace[-MAX_TRACE:] if error.trace else None
     hint = error.hint[:MAX_META] if error.hint else None
-    return msgspec.json.encode(_ErrorBody(error.code, error.message[:MAX_META], trace, hint))
+    return ErrorBody(error.code, error.message[:MAX_META], trace, hint)
+
+
+def read_reply(reply: Frame | GridError) -> bytes:
+    """The body of a Reply; raises its error, or why there was none."""
+    if isinstance(reply, GridError):
+        raise reply
+    if reply.flags & FLAG_ERROR:
+        raise decode_error(reply.body)
+    return reply.body
 
 
 def decode_error(body: bytes) -> GridError:

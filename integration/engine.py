@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from integration import dockerd
+
 TEST = "gridcontrol.test"
 """Label of node containers and networks: the run they belong to."""
 NAME = "gridcontrol.test.name"
@@ -18,6 +20,8 @@ GRID = "gridcontrol.grid"
 """Label of node containers, and of every sandbox: the grid's tag."""
 NODE = "gridcontrol.node"
 """Label of every sandbox: the id of its node."""
+OWN_ENGINE = "engine"
+"""Directory of a daemon that a test started itself."""
 
 REPOSITORY = Path(__file__).parent.parent
 REUSED = os.environ.get("GRID_REUSE", "")
@@ -88,6 +92,8 @@ def remove(run: str) -> None:
         remove_containers(containers(f"{GRID}={tag}"))
     for network in docker("network", "ls", "-q", "--filter", f"label={TEST}={run}").split():
         docker("network", "rm", network)
+    for daemon in directory.glob(f"*/{OWN_ENGINE}"):
+        dockerd.end(daemon)
     remove_directory(directory)
 
 

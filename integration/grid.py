@@ -76,8 +76,13 @@ class Grid:
         """A fresh card; without seeds, so that only multicast finds the others."""
         return card_text(load_gridfile(self.gridfile), host, seeds=seeds)
 
-    def add(self, name: str, card: str | None = None, env: Mapping[str, str] | None = None) -> Node:
-        """Start one more node. card: its text, a fresh one by default, no file at all when empty."""
+    def add(
+        self, name: str, card: str | None = None, env: Mapping[str, str] | None = None, network: str | None = None
+    ) -> Node:
+        """Start one more node. card: its text, a fresh one by default, no file at all when empty.
+
+        network: name of another than the grid's.
+        """
         self.disturbed = True
         node = Node(name, self.directory / name)
         self.nodes[name] = node
@@ -89,7 +94,7 @@ class Grid:
         if card != "":
             card_file.touch(mode=0o600)
             card_file.write_text(card or self.card(name))
-        node.container = self._create(node, card_file if card != "" else None, env or {})
+        node.container = self._create(node, card_file if card != "" else None, env or {}, network)
         self._find_port(node)
         return node
 
@@ -203,17 +208,16 @@ class Grid:
         engine.remove_containers(found)
         return False
 
-    def _create(self, node: Node, card: Path | None, env: Mapping[str, str]) -> str:
+    def _create(self, node: Node, card: Path | None, env: Mapping[str, str], network: str | None) -> str:
         """Id of the node's started container."""
         variables = {"GRIDNODE_DATA_DIR": f"{node.directory}/data", "GRIDNODE_RUN_DIR": f"{node.directory}/run"}
         labels = {engine.TEST: engine.RUN, engine.NAME: node.name, engine.GRID: self.tag}
         container = (
             DockerContainer(self._image, env=variables | dict(env))
             .with_name(f"gridcontrol-test-{engine.RUN}-{secrets.token_hex(2)}-{node.name}")
-            .with_network(self.network)
             .with_volume_mapping(SOCKET, SOCKET, "rw")
             .with_volume_mapping(node.directory, str(node.directory), "rw")
-            .with_kwargs(hostname=node.name, init=True, labels=labels)
+            .with_kwargs(hostname=node.name, init=True, labels=labels, network=network or self.network.name)
         )
         container.ports[f"{LINK_PORT}/tcp"] = ("127.0.0.1",)  # type: ignore[assignment]
         if card:

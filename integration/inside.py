@@ -1,7 +1,9 @@
 """Runs inside a node's container, on its bare python3: HTTP requests to the node's own API. One JSON line on stdin:
 
-{method, path, headers, body (base64), jobs}. jobs 0: one request, one JSON line {status, headers, body} on stdout.
-jobs N: N threads repeat it until stdin ends, each response as a JSON line [status, node, error code, seconds].
+{method, path, headers, body (base64), jobs, rate}. jobs 0: one request, a JSON line {status, headers, body} on stdout.
+jobs N: N threads repeat it until stdin ends, each response as a JSON line [status, node, error code, seconds], with
+status 0 and code lost where none came. Without pause, or together `rate` times a second, each then timed from when
+it was due.
 """
 
 import base64
@@ -27,14 +29,23 @@ def once(connection, ask):
     return response, response.read()
 
 
-def repeat(ask, over):
+def repeat(ask, over, number):
+    step = ask["jobs"] / ask["rate"] if ask["rate"] else 0
+    due = time.monotonic() + step * number / ask["jobs"]
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
-    while not over.is_set():
-        start = time.monotonic()
-        response, body = once(connection, ask)
-        code = json.loads(body)["error"]["code"] if response.status >= 400 else ""
-        row = [response.status, response.getheader("Grid-Node", ""), code, time.monotonic() - start]
+    while not over.wait(max(0, due - time.monotonic())):
+        start = due if step else time.monotonic()
+        due += step
+        try:
+            response, body = once(connection, ask)
+            code = json.loads(body)["error"]["code"] if response.status >= 400 else ""
+            row = [response.status, response.getheader("Grid-Node", ""), code, time.monotonic() - start]
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            row = [0, "", "lost", time.monotonic() - start]
         sys.stdout.write(json.dumps(row) + "\n")
+        if step:
+            sys.stdout.flush()
 
 
 def main():
@@ -45,7 +56,7 @@ def main():
         print(json.dumps({"status": response.status, "headers": dict(response.getheaders()), "body": text}))
         return
     over = threading.Event()
-    threads = [threading.Thread(target=repeat, args=(ask, over)) for _ in range(ask["jobs"])]
+    threads = [threading.Thread(target=repeat, args=(ask, over, number)) for number in range(ask["jobs"])]
     for thread in threads:
         thread.start()
     sys.stdin.read()

@@ -13,7 +13,7 @@ from typing import Any
 
 from integration import engine
 
-_INSIDE = (Path(__file__).parent / "inside.py").read_text()
+INSIDE = (Path(__file__).parent / "inside.py").read_text()
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,21 @@ class Response:
 
 @dataclass
 class Load:
-    """What a stream of calls has met so far. slowest: seconds."""
+    """What a stream of calls has met so far. times: how long each took, in seconds."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     nodes: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def slowest(self) -> float:
+        return max(self.times, default=0.0)
+
+    def p99(self, since: int = 0) -> float:
+        """Of the calls from the given one on."""
+        times = sorted(self.times[since:])
+        return times[len(times) * 99 // 100]
 
     def read(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -45,7 +54,7 @@ class Load:
             self.nodes[node] += 1
             if error:
                 self.errors[error] += 1
-            self.slowest = max(self.slowest, seconds)
+            self.times.append(seconds)
 
 
 @dataclass
@@ -88,7 +97,7 @@ class Node:
 
     def http(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:
         """One request to its API from inside its container; RuntimeError when it does not answer."""
-        ask = _ask(method, path, body, headers or {}, jobs=0)
+        ask = _ask(method, path, body, headers or {})
         ended = engine.run(*self._exec(), stdin=ask)
         if ended.returncode:
             raise RuntimeError(ended.stderr)
@@ -96,8 +105,11 @@ class Node:
         return Response(answer["status"], answer["headers"], base64.b64decode(answer["body"]))
 
     @contextmanager
-    def load(self, task: str, body: bytes = b"null", jobs: int = 3) -> Iterator[Load]:
-        """Invoke `task` through it over and over while the block runs, `jobs` calls in flight."""
+    def load(self, task: str, body: bytes = b"null", jobs: int = 3, rate: float = 0) -> Iterator[Load]:
+        """Invoke `task` through it over and over while the block runs, `jobs` calls in flight.
+
+        rate: calls a second, of which at most `jobs` are in flight; 0: one after the other without pause.
+        """
         load = Load()
         with subprocess.Popen(self._exec(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as calls:
             assert calls.stdin
@@ -105,7 +117,7 @@ class Node:
             reader = threading.Thread(target=load.read, args=(calls.stdout,))
             reader.start()
             try:
-                calls.stdin.write(_ask("POST", f"/v1/invoke/{task}", body, {}, jobs))
+                calls.stdin.write(_ask("POST", f"/v1/invoke/{task}", body, {}, jobs, rate))
                 calls.stdin.flush()
                 yield load
             finally:
@@ -113,9 +125,10 @@ class Node:
                 reader.join(60)
 
     def _exec(self) -> list[str]:
-        return ["docker", "exec", "-i", self.container, "/usr/bin/python3", "-I", "-c", _INSIDE]
+        return ["docker", "exec", "-i", self.container, "/usr/bin/python3", "-I", "-c", INSIDE]
 
 
-def _ask(method: str, path: str, body: bytes, headers: Mapping[str, str], jobs: int) -> str:
+def _ask(method: str, path: str, body: bytes, headers: Mapping[str, str], jobs: int = 0, rate: float = 0) -> str:
     text = base64.b64encode(body).decode()
-    return json.dumps({"method": method, "path": path, "headers": dict(headers), "body": text, "jobs": jobs}) + "\n"
+    ask = {"method": method, "path": path, "headers": dict(headers), "body": text, "jobs": jobs, "rate": rate}
+    return json.dumps(ask) + "\n"

@@ -9,7 +9,7 @@ from integration.engine import docker
 from integration.grid import Grid, until
 from integration.node import Node
 
-SERVING_WITHIN = 3.0
+SERVING_WITHIN = 15.0  # a bound that a loaded machine keeps; `scripts/bench recovery` has the figure
 
 
 def test_a_killed_node_serves_again_at_once_with_the_sandboxes_it_had(grid: Grid, node: Node) -> None:

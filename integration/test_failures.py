@@ -1,6 +1,8 @@
 """Nodes and instances that die: what goes on, and how they come back."""
 
 import json
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,6 +66,28 @@ def test_an_instance_that_is_killed_is_restarted_and_answers_again(grid: Grid, n
     after = {row["Config"]["Labels"]["gridcontrol.task"]: row["Id"] for row in grid.sandboxes(node)}
     assert after["echo"] == before["echo"]
     assert after["probe"] != before["probe"]
+
+
+def test_only_the_calls_inside_a_killed_instance_fail_and_the_next_is_answered(grid: Grid, node: Node) -> None:
+    (row,) = [row for row in grid.sandboxes(node) if row["Config"]["Labels"]["gridcontrol.task"] == "probe"]
+    with ThreadPoolExecutor(1) as pool, node.load(f"echo?node={node.name}", jobs=JOBS) as bystander:
+        nap = ("invoke", "probe.nap", "-d", "60", "--node", node.name, "--timeout", "90", "--json")
+        inside = pool.submit(grid.gridctl, *nap)
+        until(lambda: _calls_inside(grid, node, "probe"), PATIENCE, "the call is inside")
+        os.kill(row["State"]["Pid"], signal.SIGKILL)
+        start = time.monotonic()
+        after = node.http("POST", f"/v1/invoke/probe.version?node={node.name}&timeout=20")
+        print(f"the next call was answered {time.monotonic() - start:.2f} s after the kill")
+        lost = inside.result(PATIENCE)
+    assert (after.status, after.json) == (200, 1)
+    assert "task_crashed" in lost.stdout + lost.stderr
+    assert (set(bystander.statuses), bystander.errors) == ({200}, {})
+
+
+def _calls_inside(grid: Grid, node: Node, task: str) -> bool:
+    ended = grid.gridctl("ps", task, "--json")
+    rows = json.loads(ended.stdout)["nodes"] if ended.returncode == 0 else []
+    return any(one["calls"] for row in rows if row["name"] == node.name for one in row["processes"])
 
 
 def test_a_node_that_hangs_is_gone_and_comes_back(grid: Grid) -> None:

@@ -33,6 +33,18 @@ def test_rolling_back_fails_no_call_and_sends_nothing(grid: Grid, tmp_path: Path
     assert [row["current"] for row in listed][:2] == [True, False]
 
 
+def test_reloads_under_two_hundred_calls_a_second_fail_and_lose_none(grid: Grid, tmp_path: Path) -> None:
+    with grid.nodes["node-1"].load("probe.version", jobs=16, rate=200) as load:
+        for number in (5, 6):
+            grid.deploy(project.write(tmp_path / "base", project.versioned(number)))
+        ended = grid.gridctl("restart", "probe", "--json")
+        assert ended.returncode == 0, ended.stderr
+        seen = load.statuses[200]
+        until(lambda: load.statuses[200] > seen + 200, PATIENCE, "calls go on")
+    print(f"{load.statuses[200]} calls, slowest {load.slowest:.2f} s")
+    assert set(load.statuses) == {200}, load.errors
+
+
 def test_a_node_that_never_had_an_old_release_fetches_it(grid: Grid, tmp_path: Path, opened: Opened) -> None:
     deployed = grid.deploy(project.write(tmp_path / "base", project.versioned(3)))
     late = grid.add("late")
@@ -65,4 +77,4 @@ def test_a_plan_says_what_a_deploy_then_does(grid: Grid, tmp_path: Path) -> None
 
 def test_a_release_that_is_not_remembered(grid: Grid) -> None:
     ended = grid.gridctl("rollback", "100000")
-    assert (ended.returncode, "gridctl releases" in ended.stderr) == (2, True)
+    assert (ended.returncode, "gridctl releases" in ended.stderr) == (5, True)

@@ -22,7 +22,7 @@ NODE_IMAGE = "gridcontrol/runtime-node:latest"
 
 def images() -> dict[str, str]:
     """What is on this machine, by runtime."""
-    found = {"python": IMAGE, "exec": IMAGE}
+    found = {"python": IMAGE, "exec": IMAGE, "http": IMAGE}
     there = subprocess.run(["docker", "image", "inspect", NODE_IMAGE], check=False, capture_output=True, timeout=60)
     return found | ({"node": NODE_IMAGE} if there.returncode == 0 else {})
 

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator, Callable
@@ -23,11 +24,17 @@ from gridnode.errors import (
     TaskNotFound,
     TaskRaised,
 )
+from gridnode.event_stream import EventStreams, Stream
+from gridnode.events import Events
+from gridnode.fast_door import FastDoor
 from gridnode.link import Cancel
 from gridnode.model import Done, InstanceId, Invocation, Member, MemberState, NodeId, NodeRecord, Outcome, TaskName
+from gridnode.room import Room
+from gridnode.topics import Event
 from tests.fakes.peers import until
 
 NODE = NodeId("ab" * 20)
+MAX_REQUESTS = 4
 MEMBER = Member(NodeRecord(NODE, "web1", 1, 0, (), "1", 0), MemberState.ALIVE, 0.0)
 
 
@@ -63,18 +70,24 @@ class Door:
         return dict(body["error"])
 
 
-@pytest.fixture
-async def door() -> AsyncIterator[Door]:
+@pytest.fixture(params=["thorough", "fast"])
+async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
+    """Through aiohttp alone, and with the fast door before it: nobody can tell which."""
     door = Door()
-    api = Api(door.route, lambda task: 7.0, 60.0, lambda: [MEMBER], lambda: [TaskName("echo")])
-    runner = web.ServerRunner(api.server())
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    door.port = runner.addresses[0][1]
+    room = Room(MAX_REQUESTS, 1000 + MAX_REQUESTS)
+    api = Api(door.route, lambda task: 7.0, 60.0, lambda: [MEMBER], lambda: [TaskName("echo")], room=room)
+    thorough = api.server()
+    fast = FastDoor(api.calls, thorough)
+    protocol = fast if request.param == "fast" else thorough
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    door.port = server.sockets[0].getsockname()[1]
     door.base = f"http://127.0.0.1:{door.port}"
     async with aiohttp.ClientSession() as door.session:
         yield door
-    await runner.cleanup()
+    server.close()
+    fast.close()
+    await thorough.shutdown(1.0)
+    assert room.calls == 0
 
 
 # -- invoking -------------------------------------------------------------------------------------------------------
@@ -113,6 +126,62 @@ async def test_a_bad_timeout(door: Door, timeout: str) -> None:
     error = await door.error(f"/v1/invoke/echo?timeout={timeout}")
     assert error["code"] == "body_invalid"
     assert door.calls == []
+
+
+async def test_a_timeout_in_a_header(door: Door) -> None:
+    now = asyncio.get_running_loop().time()
+    await door.ask("POST", "/v1/invoke/echo", headers={"Grid-Timeout": "0.5"})
+    await door.ask("POST", "/v1/invoke/echo?timeout=30", headers={"Grid-Timeout": "0.5"})
+    assert 0.4 < door.calls[0][0].deadline - now < 1.5
+    assert 29 < door.calls[1][0].deadline - now < 31, "what the address says goes first"
+    for text in ("0", "61", "soon", ""):
+        assert (await door.error(headers={"Grid-Timeout": text}))["code"] == "body_invalid"
+
+
+async def test_an_idempotency_key_goes_with_the_call(door: Door) -> None:
+    await door.ask("POST", "/v1/invoke/echo", headers={"Idempotency-Key": "order 17"})
+    call, _ = door.calls[0]
+    assert call.key == "order 17"
+    assert json.loads(call.meta) == {"id": call.id, "key": "order 17"}
+    await door.ask("POST", "/v1/invoke/echo")
+    assert (door.calls[1][0].key, b"key" in door.calls[1][0].meta) == ("", False)
+
+
+@pytest.mark.parametrize("key", ["x" * 256, "schl\u00fcssel", "a\tb"])
+async def test_a_key_that_cannot_be(door: Door, key: str) -> None:
+    assert "255 printable" in (await door.error(headers={"Idempotency-Key": key}))["message"]
+    assert door.calls == []
+
+
+async def test_requests_under_way_are_bounded(door: Door) -> None:
+    """In number, and in bytes that have been announced; those refused are told when to come again."""
+    door.answer = lambda done: None
+    waiting = [asyncio.ensure_future(door.ask("POST", "/v1/invoke/echo", data=b"1")) for _ in range(MAX_REQUESTS)]
+    await until(lambda: len(door.calls) == MAX_REQUESTS)
+    status, body, headers = await door.ask("POST", "/v1/invoke/echo", data=b"1")
+    assert (status, body["error"]["code"], headers["Retry-After"]) == (429, "no_capacity", "1")
+    assert (await door.ask("GET", "/healthz"))[0] == 200
+    waiting.pop().cancel()
+    await until(lambda: door.cancels == 1)
+    door.answer = lambda done: done(door.outcome)
+    assert (await door.ask("POST", "/v1/invoke/echo", data=b"1" * 1000))[0] == 200
+    assert (await door.ask("POST", "/v1/invoke/echo", data=b"1" * 1002))[0] == 429
+    for one in waiting:
+        one.cancel()
+    await until(lambda: door.cancels == MAX_REQUESTS)
+    assert (await door.ask("POST", "/v1/invoke/echo", data=b"1" * 1002))[0] == 200
+
+
+async def test_a_body_that_does_not_come_ends_with_the_calls_time(door: Door) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    head = b"POST /v1/invoke/echo?timeout=0.1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n[1,"
+    writer.write(head)
+    async with asyncio.timeout(10):
+        answer = await reader.readline()
+    assert b" 504 " in answer
+    writer.close()
+    assert door.calls == []
+    assert (await door.ask("POST", "/v1/invoke/echo", data=b"1" * 1000))[0] == 200, "its room is free again"
 
 
 ERRORS = [
@@ -268,3 +337,119 @@ async def test_a_client_that_asks_first_is_told_to_go_on(door: Door) -> None:
     got, body, _ = await door.ask("POST", "/v1/invoke/echo", data=b'{"a":1}', expect100=True)
     assert (got, body) == (200, {"ok": 1})
     assert door.calls[0][0].body == b'{"a":1}'
+
+
+# -- events ---------------------------------------------------------------------------------------------------------
+
+
+class Streaming:
+    """The API with events of one node without peers."""
+
+    def __init__(self, base: str, events: Events, streams: EventStreams, session: aiohttp.ClientSession) -> None:
+        self.base, self.events, self.streams, self.session = base, events, streams, session
+
+    def subscribe(self, query: str = "topic=a.*") -> Any:
+        return self.session.get(f"{self.base}/v1/subscribe?{query}")
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        async with self.session.request(method, self.base + path, **options) as response:
+            return response.status, await response.json()
+
+
+def no_run(call: Invocation, done: Done) -> Cancel:
+    raise AssertionError("no task listens")
+
+
+@pytest.fixture
+async def streaming() -> AsyncIterator[Streaming]:
+    events = Events({}, lambda node: None, lambda op, body: None, lambda version: None, no_run, no_run)
+    streams = EventStreams(events)
+    api = Api(lambda call, done, node: done, lambda task: 7.0, 60.0, list, list, streams)  # type: ignore[arg-type, return-value]
+    runner = web.ServerRunner(api.server())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as session:
+        yield Streaming(f"http://127.0.0.1:{runner.addresses[0][1]}", events, streams, session)
+    streams.close()
+    events.close()
+    await runner.cleanup()
+
+
+async def next_event(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The next event of a stream, comments left out."""
+    async with asyncio.timeout(10):
+        while True:
+            line = await response.content.readline()
+            assert line, "the stream has ended"
+            if line.startswith(b"data: "):
+                return dict(json.loads(line[6:]))
+
+
+async def test_a_stream_of_events(streaming: Streaming) -> None:
+    async with streaming.subscribe("topic=a.*&topic=b.%3E") as response:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+        assert (await response.content.readline()).startswith(b":")
+        assert await streaming.ask("POST", "/v1/publish/a.x", data=b'{"n":\n1}') == (202, {"listeners": 1})
+        assert await streaming.ask("POST", "/v1/publish/b.c.d") == (202, {"listeners": 1})
+        assert await streaming.ask("POST", "/v1/publish/c", data=b"1") == (202, {"listeners": 0})
+        first, second = await next_event(response), await next_event(response)
+        assert (first["topic"], first["data"], second["topic"], second["data"]) == ("a.x", {"n": 1}, "b.c.d", None)
+        counts = (await streaming.ask("GET", "/v1/events"))[1]
+        assert (counts["published"], counts["streams"], counts["subscriptions"]) == (3, 1, 1)
+    await until(lambda: streaming.events.counts()["subscriptions"] == 0)
+
+
+async def test_a_stream_says_what_it_lost(streaming: Streaming) -> None:
+    stream = Stream()
+    for number in range(8192 + 7):
+        stream.push(Event("a", b"%d" % number, "1", 0.0))
+    lines = stream.text().decode().splitlines()
+    assert json.loads(lines[1][6:])["dropped"] == 7
+    assert "dropped" not in lines[4]
+    stream.backlog.drop()
+    assert stream.text() == b""
+    assert stream.backlog.has_news  # told with the next event
+
+
+async def test_a_quiet_stream_is_kept_alive(streaming: Streaming, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gridnode.event_stream.KEEP_ALIVE", 0.01)
+    async with streaming.subscribe() as response:
+        lines = [await response.content.readline() for _ in range(5)]
+    assert lines[2] == b": still here\n"
+
+
+async def test_so_many_streams_and_no_more(streaming: Streaming, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gridnode.event_stream.MAX_STREAMS", 1)
+    async with streaming.subscribe() as response:
+        assert response.status == 200
+        assert (await streaming.ask("GET", "/v1/subscribe?topic=a"))[0] == 429
+
+
+async def test_streams_end_with_the_node(streaming: Streaming) -> None:
+    async with streaming.subscribe() as response:
+        await response.content.readline()
+        streaming.streams.close()
+        with contextlib.suppress(aiohttp.ClientError):
+            await response.content.read()
+    await until(lambda: streaming.events.counts()["subscriptions"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/publish/a..b", 400),
+        ("POST", "/v1/publish/", 400),
+        ("GET", "/v1/publish/a", 405),
+        ("GET", "/v1/subscribe", 400),
+        ("GET", "/v1/subscribe?topic=a%20b", 400),
+        ("POST", "/v1/subscribe?topic=a", 405),
+        ("GET", "/v1/subscribed", 404),
+    ],
+)
+async def test_what_is_wrong_with_events_is_said(streaming: Streaming, method: str, path: str, status: int) -> None:
+    assert (await streaming.ask(method, path))[0] == status
+
+
+async def test_without_events_there_is_nothing_there(door: Door) -> None:
+    assert (await door.ask("POST", "/v1/publish/a"))[0] == 404
+    assert (await door.ask("GET", "/v1/subscribe?topic=a"))[0] == 404

@@ -1,4 +1,5 @@
 import base64
+import json
 import string
 import tomllib
 from dataclasses import replace
@@ -12,6 +13,7 @@ from gridnode.gridfile import (
     Card,
     Gridfile,
     Server,
+    Share,
     parse_address,
     parse_card,
     parse_gridfile,
@@ -20,6 +22,7 @@ from gridnode.gridfile import (
     render_card,
     render_gridfile,
     render_secret,
+    render_share,
 )
 from gridnode.model import Address
 
@@ -268,3 +271,51 @@ def test_wrong_types_are_a_usage_error(table: dict[str, object]) -> None:
         parse_gridfile(text)
     except GridfileInvalid:
         return
+
+
+SHARE = Share(
+    "alice",
+    CERTIFICATE,
+    CERTIFICATE + CERTIFICATE,
+    "-----BEGIN PRIVATE KEY-----\nS\n-----END PRIVATE KEY-----\n",
+    b"d" * 32,
+)
+
+
+def test_a_users_gridfile_comes_back_as_it_was() -> None:
+    text = render_share("g", [Address("10.0.0.1", 7400)], SHARE)
+    gridfile = parse_gridfile(text)
+    assert (gridfile.share, gridfile.seeds, gridfile.warnings) == (SHARE, (Address("10.0.0.1", 7400),), ())
+    assert (gridfile.grid_password, gridfile.ssh_key) == ("", "")
+
+
+def share_text(keys: dict[str, str]) -> str:
+    body = "".join(f"{name} = {json.dumps(text)}\n" for name, text in keys.items())
+    return f"grid_name = 'g'\nservers = []\n[share]\n{body}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("key", CERTIFICATE), ("certificate", "x"), ("deploy_key", "YQ=="), ("name", "-"), ("more", "x")]
+)
+def test_a_broken_share_is_refused(key: str, value: str) -> None:
+    whole = tomllib.loads(render_share("g", (), SHARE))["share"]
+    parse_gridfile(share_text(whole))
+    with pytest.raises(GridfileInvalid, match=f"`(share.)?{key}`"):
+        parse_gridfile(share_text(whole | {key: value}))
+    if key in whole:
+        with pytest.raises(GridfileInvalid, match=f"missing key `share.{key}`"):
+            parse_gridfile(share_text({name: text for name, text in whole.items() if name != key}))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/x", "ftp://h/x", "https://h/ x", "https://" + "x" * 1001, "http://h/x#sha256=0"]
+)
+def test_an_image_url_that_cannot_be_trusted_is_refused(url: str) -> None:
+    with pytest.raises(GridfileInvalid, match="image_url"):
+        parse_gridfile(f"grid_name = 'g'\nservers = []\nimage_url = '{url}'")
+
+
+@pytest.mark.parametrize("url", ["https://h/x.tar?sig=a'b", f"http://10.0.0.1/x#sha256={'0' * 64}"])
+def test_an_image_url_comes_back_as_it_was(url: str) -> None:
+    gridfile = Gridfile("g", (), grid_password="p", image_url=url)
+    assert parse_gridfile(render_gridfile(gridfile)).image_url == url

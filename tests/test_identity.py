@@ -12,8 +12,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gridnode import certificate
 from gridnode.certificate import name
-from gridnode.errors import CardInvalid, NotAuthenticated, WeakSecret
+from gridnode.errors import CardInvalid, Forbidden, GridfileInvalid, NotAuthenticated, WeakSecret
 from gridnode.gridfile import Card, Gridfile, parse_card, render_card, render_secret
 from gridnode.identity import (
     DAY,
@@ -22,11 +23,13 @@ from gridnode.identity import (
     host_prefix,
     issue_leaf,
     mint_card,
+    mint_share,
     node_id,
     operator_credentials,
     public_key_of,
     read_leaf,
     seal,
+    share_credentials,
     sign,
     unseal,
     verify,
@@ -176,6 +179,7 @@ ISSUER, CA = name((CN, "0123456789ab-01234567")), name((CN, f"gridcontrol {AUTHO
 def test_a_leaf_of_the_one_shape_is_read_whoever_made_it() -> None:
     assert read_leaf(made(NODE, ISSUER, PUBLIC)).role is Role.NODE
     assert read_leaf(made(OPERATOR, CA, PUBLIC)).role is Role.OPERATOR
+    assert read_leaf(made(name((OU, "user"), (CN, ID)), ISSUER, PUBLIC)).role is Role.USER
 
 
 @pytest.mark.parametrize(
@@ -183,6 +187,8 @@ def test_a_leaf_of_the_one_shape_is_read_whoever_made_it() -> None:
     [
         (OPERATOR, ISSUER),
         (NODE, CA),
+        (name((OU, "user"), (CN, ID)), CA),
+        (name((OU, "local"), (CN, ID)), ISSUER),
         (name((OU, "NODE"), (CN, ID)), ISSUER),
         (name((OU, "node"), (CN, ID.upper())), ISSUER),
         (name((CN, ID), (OU, "node")), ISSUER),
@@ -271,3 +277,32 @@ def test_the_import_starts_nothing() -> None:
     code = "import sys, gridnode.identity; print({'asyncio', 'ssl'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_share_makes_a_user_of_limited_time() -> None:
+    share = mint_share(AUTHORITY, "alice", NOW, DAY, b"u" * 32)
+    credentials = share_credentials(share, NOW)
+    assert (credentials.role, share.deploy_key) == (Role.USER, public_key_of(AUTHORITY.deploy_key))
+    assert credentials.issuer.startswith(host_prefix(AUTHORITY, "user/alice") + "-")
+    who = read_leaf(certificate.from_pem(share.certificate).public_bytes(Encoding.DER))
+    assert (who.node, who.role, who.issuer, who.until) == (
+        credentials.node,
+        Role.USER,
+        credentials.issuer,
+        int(NOW) + DAY,
+    )
+    with pytest.raises(NotAuthenticated, match="was good until"):
+        share_credentials(share, NOW + DAY)
+
+
+def test_parts_of_two_shares_are_refused() -> None:
+    one, other = (mint_share(AUTHORITY, "alice", NOW, DAY, seed * 32) for seed in (b"u", b"v"))
+    for broken in (replace(one, key=other.key), replace(one, certificate=other.certificate), replace(one, key=one.ca)):
+        with pytest.raises(GridfileInvalid):
+            share_credentials(broken, NOW)
+
+
+def test_a_users_gridfile_has_no_authority() -> None:
+    share = mint_share(AUTHORITY, "alice", NOW, DAY, b"u" * 32)
+    with pytest.raises(Forbidden, match="alice's, a user's"):
+        authority_of(Gridfile("g", (), share=share))

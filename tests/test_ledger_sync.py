@@ -10,9 +10,10 @@ from gridnode import ledger
 from gridnode.errors import LedgerError, SignatureInvalid
 from gridnode.files import write_durably
 from gridnode.identity import public_key_of, sign
-from gridnode.ledger import Document, encode_documents, history_name, sign_order, sign_release, verifier
+from gridnode.image_document import IMAGE, sign_image
+from gridnode.ledger import Document, encode_documents, history_name, sign_document, sign_order, sign_release, verifier
 from gridnode.ledger_sync import LedgerSync
-from gridnode.model import NodeId, Order, Release, Root, TaskSpec
+from gridnode.model import Image, NodeId, Order, Release, Root, TaskSpec
 from gridnode.wire import Frame, Kind, Op
 from tests.fakes.peers import until
 
@@ -227,3 +228,26 @@ def signed(kind: str, name: str, body: bytes) -> Document:
     """A document as the operator of another version might put it."""
     unsigned = Document(kind, name, 1, body, public_key_of(SEED).hex())
     return msgspec.structs.replace(unsigned, signature=sign(SEED, b"ledger", ledger._canonical(unsigned)))
+
+
+async def test_images_are_told_of_before_the_release_that_may_name_them(tmp_path: Path) -> None:
+    told: list[str] = []
+    sync = LedgerSync(
+        tmp_path / "ledger",
+        VERIFIED,
+        write_durably,
+        lambda op, body, but: None,
+        lambda release: told.append("release"),
+        lambda orders: None,
+        on_images=lambda documents: told.append(f"{len(documents)} images"),
+    )
+    image = sign_image(SEED, "app:1", Image("a" * 64, "b" * 64, Root("c" * 64), 1, 0), 1)
+    sync.heard(PEER, Frame(Kind.EVENT, 0, Op.LEDGER_DOCUMENTS, body=encode_documents([document(1), image])), None)
+    assert told == ["1 images", "release"]
+    await until((tmp_path / "ledger").exists)
+
+
+async def test_an_image_that_cannot_be_read_is_not_put(holder: Holder) -> None:
+    with pytest.raises(LedgerError, match="malformed image"):
+        await holder.sync.put(sign_document(SEED, IMAGE, "app:1", 1, b"\xc1"))
+    assert holder.sync.documents() == []

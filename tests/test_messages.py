@@ -17,6 +17,7 @@ from gridnode.model import (
     ReleaseState,
     ReleaseStatus,
     Root,
+    Runtime,
     Sighting,
     TaskName,
 )
@@ -100,6 +101,10 @@ def test_hashes_are_bounded() -> None:
         {"tasks": (TaskName("t"),) * 5000},
         {"release": ReleaseStatus(1, Root("ab" * 32), ReleaseState.FAILED, error="x" * 5000)},
         {"release": ReleaseStatus(1, Root("ab"), ReleaseState.ACTIVE)},
+        {"runtime": Runtime("x86_64", "--help")},
+        {"runtime": Runtime("x86_64", "3.13\n")},
+        {"runtime": Runtime("../x", "3.13")},
+        {"runtime": Runtime("x86_64", "3.13", "2." + "1" * 9)},
     ],
 )
 def test_a_record_that_no_honest_node_would_send_is_refused(change: dict[str, Any]) -> None:

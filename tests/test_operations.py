@@ -7,7 +7,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from gridnode import messages
+from gridnode import messages, wire
+from gridnode.audit import check_pair
 from gridnode.errors import (
     BodyInvalid,
     CallTimeout,
@@ -20,7 +21,7 @@ from gridnode.errors import (
 from gridnode.ledger import Document, encode_documents
 from gridnode.link.protocol import Link
 from gridnode.link.server import LinkServer
-from gridnode.messages import Hello
+from gridnode.messages import OWN_LOG, CallMeta, Hello, LogQuery
 from gridnode.model import (
     Invocation,
     InvocationId,
@@ -33,13 +34,14 @@ from gridnode.model import (
     Role,
     TaskName,
 )
-from gridnode.operations import Operations, invokes
+from gridnode.operations import Operations, invokes, takes
 from gridnode.wire import Frame, Kind, Op
-from tests.fakes.peers import ALICE, BOB, OPERATOR, End, Hop, hop
+from tests.fakes.peers import ALICE, BOB, OPERATOR, USER, End, Hop, hop, until
 
 RECORD = NodeRecord(BOB.node, "bob", 1, 0, (), "1", 0)
 MEMBER = Member(RECORD, MemberState.ALIVE, 0.0)
 DOCUMENT = Document("release", "current", 1, b"body", "a" * 64, b"s" * 64)
+CERTIFIED = [role for role in Role if role is not Role.LOCAL]
 ALLOWED = {
     (Role.OPERATOR, Op.INVOKE),
     (Role.OPERATOR, Op.NODES),
@@ -51,6 +53,19 @@ ALLOWED = {
     (Role.OPERATOR, Op.CHUNKS_GET),
     (Role.OPERATOR, Op.PROCESSES),
     (Role.OPERATOR, Op.LOGS),
+    (Role.OPERATOR, Op.IMAGES),
+    (Role.USER, Op.INVOKE),
+    (Role.USER, Op.NODES),
+    (Role.USER, Op.PROCESSES),
+    (Role.USER, Op.LOGS),
+    (Role.USER, Op.BROADCAST),
+    (Role.USER, Op.SUBSCRIBE),
+    (Role.OPERATOR, Op.BROADCAST),
+    (Role.OPERATOR, Op.PUBLISH),
+    (Role.OPERATOR, Op.SUBSCRIBE),
+    (Role.NODE, Op.IMAGES),
+    (Role.OPERATOR, Op.SCRUB),
+    (Role.NODE, Op.SCRUB),
     (Role.NODE, Op.LOGS),
     (Role.NODE, Op.PROCESSES),
     (Role.NODE, Op.INVOKE),
@@ -64,6 +79,7 @@ class House:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.keys: list[str] = []
         self.put_error: Exception | None = None
         self.peers: dict[NodeId, Any] = {}
 
@@ -79,7 +95,14 @@ class House:
     async def lines(self, body: bytes) -> bytes:
         return b"lines " + body
 
-    async def put(self, document: Document) -> None:
+    async def scrub(self, body: bytes) -> bytes:
+        return b"scrub " + body
+
+    async def images(self, frame: Frame) -> bytes:
+        return b"images"
+
+    async def put(self, document: Document, audit: Document | None = None) -> None:
+        check_pair(document, audit)
         self.asked.append("put")
         if self.put_error:
             raise self.put_error
@@ -95,11 +118,13 @@ class House:
 
     def invoke(self, call: Invocation, done: Any) -> Any:
         self.asked.append("pool")
+        self.keys.append(call.key)
         done(Outcome(b"pool"))
         return lambda: None
 
     def route(self, call: Invocation, done: Any, node: str) -> Any:
         self.asked.append(f"router {node}")
+        self.keys.append(call.key)
         done(Outcome(b"router"))
         return lambda: None
 
@@ -114,6 +139,8 @@ class House:
             everything,
             everything,
             self.lines,
+            self.images,
+            self.scrub,
         )
 
     def record(self) -> NodeRecord:
@@ -122,6 +149,15 @@ class House:
     def linked(self, link: Link, record: NodeRecord) -> None: ...
     def unlinked(self, link: Link, node: NodeId) -> None: ...
     def heard(self, node: NodeId, frame: Frame) -> None: ...
+
+
+class Front:
+    """Events and broadcasts, each of which answers at once."""
+
+    def take(self, link: Link, frame: Frame) -> None:
+        link.reply(frame.call_id, b"taken")
+
+    take_publications = take_subscription = take
 
 
 @pytest.fixture
@@ -133,7 +169,9 @@ def house() -> House:
 async def place(house: House, tmp_path: Path) -> AsyncIterator[Hop]:
     everything = cast(Any, house)
     table, ways = house.operations().table(), invokes(everything, everything)
-    async with hop("tls", LinkServer(house, table, ways, lambda task: 9.0, 60.0), tmp_path) as place:
+    front = cast(Any, Front())
+    server = LinkServer(house, table, ways, lambda task: 9.0, 60.0, takes(front, front))
+    async with hop("tls", server, tmp_path) as place:
         yield place
 
 
@@ -147,10 +185,11 @@ class As(End):
 
 
 async def dial(place: Hop, role: Role) -> Link:
-    return await place.dial(As(role), credentials=BOB if role is Role.NODE else OPERATOR)
+    credentials = {Role.NODE: BOB, Role.USER: USER, Role.OPERATOR: OPERATOR}[role]
+    return await place.dial(As(role), credentials=credentials)
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", CERTIFIED)
 async def test_each_role_may_ask_exactly_this(place: Hop, role: Role) -> None:
     link = await dial(place, role)
     for op in (*Op, 4, 999, 65535):
@@ -163,6 +202,23 @@ async def test_each_role_may_ask_exactly_this(place: Hop, role: Role) -> None:
                 await asked
 
 
+def test_a_program_of_the_same_machine_sees_nodes_and_calls_tasks_only(house: House) -> None:
+    assert [op for role, op in house.operations().table() if role is Role.LOCAL] == [Op.NODES]
+    assert Role.LOCAL in invokes(cast(Any, house), cast(Any, house))
+
+
+@pytest.mark.parametrize("role", CERTIFIED)
+async def test_an_idempotency_key_is_read_from_the_metadata(place: Hop, house: House, role: Role) -> None:
+    link = await dial(place, role)
+    replies: list[Any] = []
+    for meta in (CallMeta("i", key="k"), CallMeta("i"), CallMeta("i", key="x" * 256), CallMeta("i", key="\n")):
+        link.call(Op.INVOKE, "echo", b"", replies.append, meta=msgspec.json.encode(meta))
+    await until(lambda: len(replies) == 4)
+    assert house.keys == ["k", ""]
+    refused = [wire.decode_error(reply.body) for reply in replies if reply.flags & wire.FLAG_ERROR]
+    assert [type(error) for error in refused] == [BodyInvalid, BodyInvalid]
+
+
 async def test_a_peers_call_is_run_here_and_an_operators_is_routed(place: Hop, house: House) -> None:
     peer, operator = await dial(place, Role.NODE), await dial(place, Role.OPERATOR)
     assert await peer.request(Op.INVOKE, name="echo") == b"pool"
@@ -171,6 +227,17 @@ async def test_a_peers_call_is_run_here_and_an_operators_is_routed(place: Hop, h
         link.call(Op.INVOKE, "echo", b"", replies.append, meta=meta)
         await link.request(Op.RELEASE_STATUS)
     assert house.asked == ["pool", "pool", "router web2", "router "]
+
+
+async def test_a_user_gets_the_lines_of_tasks_and_none_of_gridnode_itself(place: Hop) -> None:
+    link = await dial(place, Role.USER)
+    for query in (LogQuery("echo"), LogQuery()):
+        assert await link.request(Op.LOGS, messages.encode(query)) == b"lines " + messages.encode(query)
+    for name in ("", ALICE.node, BOB.node):
+        with pytest.raises(Forbidden):
+            await link.request(Op.LOGS, messages.encode(LogQuery(OWN_LOG)), name=name)
+    with pytest.raises(BodyInvalid):
+        await link.request(Op.LOGS, b"\xff")
 
 
 async def test_garbage_in_an_operators_metadata_is_refused(place: Hop, house: House) -> None:
@@ -189,6 +256,7 @@ async def test_what_the_ops_answer(place: Hop) -> None:
     assert await link.request(Op.LEDGER_GET, name="release") == encode_documents([DOCUMENT])
     assert await link.request(Op.LEDGER_GET, name="order") == encode_documents([])
     assert await link.request(Op.PROCESSES, name="echo") == b"everywhere echo"
+    assert await link.request(Op.IMAGES) == b"images"
     assert await link.request(Op.CHUNKS_GET, b"x") == b"give x"
     assert await link.request(Op.CHUNKS_MISSING, b"x") == b"missing x"
     assert await link.request(Op.CHUNKS_PUT, b"x") == b"take x"
@@ -224,6 +292,10 @@ class Far:
     async def request(self, op: Op, body: bytes, *, timeout: float) -> bytes:
         if op is Op.LOGS:
             return b"their lines " + body
+        if op is Op.IMAGES:
+            return b"their images"
+        if op is Op.SCRUB:
+            return b"their scrub " + body
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -249,6 +321,9 @@ async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> Non
     assert await link.request(Op.LOGS, b"x") == b"lines x"
     assert await link.request(Op.LOGS, b"x", name=ALICE.node) == b"lines x"
     assert await link.request(Op.LOGS, b"x", name=BOB.node) == b"their lines x"
+    assert await link.request(Op.IMAGES, name=BOB.node) == b"their images"
+    assert await link.request(Op.SCRUB, b"x") == b"scrub x"
+    assert await link.request(Op.SCRUB, b"x", name=BOB.node) == b"their scrub x"
     with pytest.raises(NodeNotFound):
         await link.request(Op.LOGS, b"x", name="c" * 40)
     peer = await dial(place, Role.NODE)

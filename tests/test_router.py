@@ -22,12 +22,26 @@ from gridnode.errors import (
     TaskRaised,
 )
 from gridnode.link import Cancel
-from gridnode.model import Done, Invocation, InvocationId, Load, NodeId, NodeRecord, Outcome, TaskName
-from gridnode.router import Router, Target
+from gridnode.model import (
+    Done,
+    Invocation,
+    InvocationId,
+    Load,
+    NodeId,
+    NodeRecord,
+    Outcome,
+    ReleaseState,
+    ReleaseStatus,
+    Root,
+    TaskName,
+)
+from gridnode.placement import ENOUGH
+from gridnode.router import Router, RouterLimits, Target
 from tests.fakes.peers import until
 
 A, B, C = (NodeId(letter * 40) for letter in "abc")
 ECHO = TaskName("echo")
+LIMITS = RouterLimits()
 Behaviour = Callable[[Invocation, Done], None]
 
 
@@ -71,14 +85,31 @@ class Place:
 
 
 class Grid:
-    def __init__(self, *behaviours: Behaviour) -> None:
+    """idempotent: sequences of releases that say so of every task."""
+
+    def __init__(self, *behaviours: Behaviour, limits: RouterLimits = LIMITS, idempotent: tuple[int, ...] = ()) -> None:
         self.places = [Place(node, name, does) for node, name, does in zip((A, B, C), "xyz", behaviours, strict=False)]
-        self.router = Router(lambda: [Target(place.record, place) for place in self.places])
+        self.router = Router(
+            lambda: [Target(place.record, place) for place in self.places],
+            limits,
+            lambda task, sequence: sequence in idempotent,
+        )
         self.outcomes: list[Outcome] = []
 
-    def call(self, task: TaskName = ECHO, node: str = "", seconds: float = 9.0) -> Cancel:
+    def call(
+        self, task: TaskName = ECHO, node: str = "", seconds: float = 9.0, body: bytes = b"1", key: str = ""
+    ) -> Cancel:
         deadline = asyncio.get_running_loop().time() + seconds
-        return self.router.route(Invocation(InvocationId("i"), task, b"1", deadline), self.outcomes.append, node)
+        call = Invocation(InvocationId("i"), task, body, deadline, b'{"id":"i","attempt":1}', key)
+        return self.router.route(call, self.outcomes.append, node)
+
+    def serves(self, *numbers: int, sequence: int, state: ReleaseState = ReleaseState.ACTIVE) -> None:
+        """What the nodes say of the release they serve."""
+        for number in numbers:
+            place = self.places[number]
+            status = ReleaseStatus(sequence, Root("0" * 64), state)
+            place.record = msgspec.structs.replace(place.record, release=status)
+        self.router.refresh()
 
     async def outcome(self, **options: Any) -> Outcome:
         self.call(**options)
@@ -92,7 +123,7 @@ class Grid:
 
 
 def counted(grid: Grid) -> dict[NodeId, int]:
-    return dict(grid.router._in_flight)
+    return {node: gauge.mine for node, gauge in grid.router._gauges.items() if gauge.mine}
 
 
 # -- spreading ------------------------------------------------------------------------------------------------------
@@ -174,9 +205,9 @@ async def test_what_may_have_started_or_cannot_succeed_is_not_tried_again(error:
     assert outcome.node in (A, B, C)
 
 
-async def test_a_grid_of_refusing_nodes_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_ATTEMPTS", 2)
-    assert (await Grid(*[fails(NoCapacity("full"))] * 3).outcome()).attempts == 2
+async def test_a_grid_of_refusing_nodes_is_not_asked_without_end() -> None:
+    grid = Grid(*[fails(NoCapacity("full"))] * 3, limits=RouterLimits(attempts=2))
+    assert (await grid.outcome()).attempts == 2
 
 
 async def test_a_node_that_went_away_meanwhile_is_passed_over() -> None:
@@ -192,6 +223,158 @@ async def test_a_node_that_went_away_meanwhile_is_passed_over() -> None:
     assert (len(last.calls), len(gone.calls)) == (1, 0)
     last.dones[0](Outcome(b"ok"))
     assert (grid.outcomes[0].node, grid.outcomes[0].attempts) == (last.record.id, 2)
+
+
+# -- may have started -----------------------------------------------------------------------------------------------
+
+
+def lost(call: Invocation, done: Done) -> None:
+    done(Outcome(error=NodeLost("lost")))
+
+
+@pytest.mark.parametrize("error", [NodeLost("lost"), TaskCrashed("crashed")], ids=repr)
+async def test_a_call_of_an_idempotent_task_runs_again_elsewhere(error: GridError) -> None:
+    grid = Grid(fails(error, started=True), fails(error, started=True), works, idempotent=(7,))
+    grid.serves(0, 1, 2, sequence=7)
+    for _ in range(6):
+        outcome = await grid.outcome()
+        assert (outcome.error, outcome.node, outcome.body) == (None, C, b"ok")
+        assert outcome.attempts <= 3
+    metas = [msgspec.json.decode(call.meta) for place in grid.places for call in place.calls]
+    assert {meta["attempt"] for meta in metas} == {1, 2, 3}
+    assert {meta["id"] for meta in metas} == {"i"}
+
+
+@pytest.mark.parametrize(
+    ("sequence", "state"),
+    [(6, ReleaseState.ACTIVE), (7, ReleaseState.FETCHING), (7, ReleaseState.STARTING), (7, ReleaseState.FAILED)],
+)
+async def test_not_where_another_release_may_have_served_it(sequence: int, state: ReleaseState) -> None:
+    grid = Grid(lost, lost, lost, idempotent=(7,))
+    grid.serves(0, 1, 2, sequence=sequence, state=state)
+    assert (await grid.outcome()).attempts == 1
+    assert sum(grid.tried) == 1
+
+
+@pytest.mark.parametrize("error", [TaskRaised("raised"), CallTimeout("late"), NoCapacity("full")], ids=repr)
+async def test_an_idempotent_task_that_answered_is_not_asked_again(error: GridError) -> None:
+    grid = Grid(*[fails(error, started=True)] * 3, idempotent=(7,))
+    grid.serves(0, 1, 2, sequence=7)
+    outcome = await grid.outcome()
+    assert (outcome.error, outcome.attempts) == (error, 1)
+
+
+async def test_a_call_that_kills_every_node_is_not_passed_on_without_end() -> None:
+    grid = Grid(lost, lost, lost, limits=RouterLimits(runs=2), idempotent=(7,))
+    grid.serves(0, 1, 2, sequence=7)
+    outcome = await grid.outcome()
+    assert (type(outcome.error), outcome.attempts, sum(grid.tried)) == (NodeLost, 2, 2)
+
+
+async def test_past_its_deadline_it_is_not_run_again() -> None:
+    grid = Grid(lost, lost, lost, idempotent=(7,))
+    grid.serves(0, 1, 2, sequence=7)
+    assert (await grid.outcome(seconds=-0.001)).attempts == 1
+
+
+async def test_with_metadata_that_is_garbage_it_runs_again_all_the_same() -> None:
+    grid = Grid(lost, lost, works, idempotent=(7,))
+    grid.serves(0, 1, 2, sequence=7)
+    for _ in range(3):
+        call = Invocation(InvocationId("i"), ECHO, b"1", asyncio.get_running_loop().time() + 9, b"\xff{")
+        grid.router.route(call, grid.outcomes.append)
+    await until(lambda: len(grid.outcomes) == 3)
+    assert [outcome.error for outcome in grid.outcomes] == [None] * 3
+
+
+async def test_the_outcome_names_the_node_that_was_lost_even_when_it_is_gone() -> None:
+    grid = Grid(hangs)
+    grid.call()
+    place = grid.places.pop()
+    grid.router.refresh()
+    assert grid.router.tasks == []
+    place.dones[0](Outcome(error=NodeLost("lost")))
+    assert (grid.outcomes[0].node, grid.outcomes[0].name) == (A, "x")
+
+
+# -- idempotency keys -----------------------------------------------------------------------------------------------
+
+
+async def test_calls_with_one_key_meet_on_one_node_through_every_router() -> None:
+    grids = [Grid(works, works, works) for _ in range(3)]
+    for grid in grids:
+        grid.places.reverse()
+    for number in range(20):
+        assert len({(await grid.outcome(key=f"k{number}")).node for grid in grids}) == 1
+    assert all(0 < count < 20 for count in grids[0].tried), "keys are spread"
+
+
+async def test_a_keyed_call_waits_for_room_on_its_own_node() -> None:
+    grid = Grid(*[fails(NoCapacity("full"))] * 3)
+    outcome = await grid.outcome(key="k")
+    assert (type(outcome.error), outcome.attempts) == (NoCapacity, 1)
+
+
+async def test_a_keyed_call_goes_on_where_its_node_does_not_serve() -> None:
+    grid = Grid(*[fails(NotReady("errored"))] * 2, works)
+    for number in range(20):
+        assert (await grid.outcome(key=f"k{number}")).node == C
+
+
+# -- bounds ---------------------------------------------------------------------------------------------------------
+
+
+async def test_calls_under_way_are_bounded_in_number_and_bytes() -> None:
+    grid = Grid(hangs, limits=RouterLimits(max_calls=3, max_size=1000))
+    cancels = [grid.call(body=b"x" * 400), grid.call(body=b"x" * 400)]
+    grid.call(body=b"x" * 400)
+    grid.call(body=b"x" * 100)
+    grid.call()
+    refused = [outcome.error for outcome in grid.outcomes]
+    assert [type(error) for error in refused] == [NoCapacity, NoCapacity]
+    assert grid.tried == [3]
+    cancels[0]()
+    grid.call(body=b"x" * 400)
+    assert grid.tried == [4]
+
+
+async def test_all_room_is_given_back() -> None:
+    grid = Grid(works, fails(NoCapacity("full")), fails(TaskRaised("raised"), started=True))
+    for _ in range(30):
+        await grid.outcome()
+    grid.call(task=TaskName("none"))
+    grid.call(node="nobody")
+    assert (grid.router._room.calls, grid.router._room.size, counted(grid)) == (0, 0, {})
+
+
+# -- slow nodes -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_takes_long_is_avoided_while_others_are_quick() -> None:
+    grid = Grid(works, works, works)
+    for _ in range(3 * ENOUGH):
+        await grid.outcome()
+    for candidate in grid.router._known[ECHO].values():
+        candidate.took = 1.0 if candidate.node == B else 0.01
+    for place in grid.places:
+        place.calls.clear()
+    for _ in range(30):
+        await grid.outcome()
+    assert grid.tried[1] <= 3
+    assert min(grid.tried[0], grid.tried[2]) > 5
+
+
+async def test_what_a_node_had_inside_is_forgotten_only_when_it_is_over() -> None:
+    grid = Grid(hangs, works)
+    grid.call(node="x")
+    away = grid.places.pop(0)
+    grid.router.refresh()
+    assert (await grid.outcome()).node == B
+    grid.places.insert(0, away)
+    grid.router.refresh()
+    assert {(await grid.outcome()).node for _ in range(6)} == {B}, "the call is still in it"
+    away.dones[0](Outcome(b"at last"))
+    assert counted(grid) == {}
 
 
 # -- deadlines and cancels ------------------------------------------------------------------------------------------

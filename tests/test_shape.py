@@ -22,7 +22,7 @@ BANNED = {"manager", "util", "utils", "helper", "helpers", "service", "services"
 BANNED |= {"cluster", "clusters", "data"}
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # Fixed by the design, the operating system or a library we override.
-ALLOWED = {"data_dir", "data_received", "service_type"}
+ALLOWED = {"data_dir", "data_received", "service_type", "user_data"}
 
 
 def lines(path: Path) -> int:

@@ -24,6 +24,9 @@ ECHO = TaskSpec("echo", "tasks/echo.py")
         {"image": "registry.example:5000/a/b@sha256:" + "0" * 64, "runtime_class": "runsc"},
         {"max_restarts": 0, "min_uptime": 0.0, "network": Network.EGRESS},
         {"on": {"gpu": "true", "zone/a": ""}},
+        {"health": "well"},
+        {"health": "$well", "runtime": "node"},
+        {"health": "/healthz", "runtime": "http"},
     ],
 )
 def test_what_may_run(fields: dict[str, object]) -> None:
@@ -74,3 +77,17 @@ def test_what_is_out_of_bounds_is_named(field: str, values: list[object]) -> Non
 def test_no_task_can_pretend_to_be_elsewhere(name: str) -> None:
     assert not is_env_name("GRID_" + name)
     assert not is_env_name(name + "=")
+
+
+@pytest.mark.parametrize(("runtime", "health"), [("exec", "well"), ("exec", "/a"), ("http", "well"), ("python", "/a")])
+def test_what_cannot_be_asked_for_its_health(runtime: str, health: str) -> None:
+    assert refused(msgspec.structs.replace(ECHO, runtime=runtime, health=health)) == ["health"]
+
+
+@given(st.text(max_size=300))
+def test_no_health_escapes_its_line(text: str) -> None:
+    for runtime in ("python", "http"):
+        if not refused(msgspec.structs.replace(ECHO, runtime=runtime, health=text)):
+            assert text.isprintable()
+            assert text.isascii()
+            assert len(text) <= 255

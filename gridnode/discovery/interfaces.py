@@ -6,18 +6,31 @@ import ifaddr
 
 from gridnode.model import Address
 
+_MAX_ADDRESSES = 16
 _PRIVATE_TO_US = ("lo", "docker", "br-", "veth", "virbr", "cni")
 
 
 def own_addresses(port: int) -> tuple[Address, ...]:
     """One per usable interface address, IPv4 first; loopback only when there is nothing else."""
-    hosts: list[str] = []
+    usable = {host for host, _ in _usable()}
+    ordered = sorted(usable, key=lambda host: (":" in host, host)) or ["127.0.0.1"]
+    return tuple(Address(host, port) for host in ordered[:_MAX_ADDRESSES])
+
+
+def multicast_interfaces() -> tuple[str | int, ...]:
+    """Every usable interface: one IPv4 address each, or its index for IPv6; loopback when there is nothing else."""
+    found = [(index if ":" in host else host) for host, index in _usable()]
+    return tuple(dict.fromkeys(found))[:_MAX_ADDRESSES] or ("127.0.0.1",)
+
+
+def _usable() -> list[tuple[str, int]]:
+    """Addresses others may reach, and the index of the interface of each."""
+    found: list[tuple[str, int]] = []
     for adapter in ifaddr.get_adapters():
         if not adapter.nice_name.startswith(_PRIVATE_TO_US):
-            hosts += [str(ip.ip if ip.is_IPv4 else ip.ip[0]) for ip in adapter.ips]
-    usable = {host for host in hosts if _is_usable(host)}
-    ordered = sorted(usable, key=lambda host: (":" in host, host)) or ["127.0.0.1"]
-    return tuple(Address(host, port) for host in ordered[:16])
+            hosts = [str(ip.ip if ip.is_IPv4 else ip.ip[0]) for ip in adapter.ips]
+            found += [(host, adapter.index or 0) for host in hosts if _is_usable(host)]
+    return found
 
 
 def _is_usable(host: str) -> bool:

@@ -1,39 +1,51 @@
 """Dialling a link, and invoking over one."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
 from gridnode import wire
-from gridnode.errors import GridError, LinkClosed, NodeLost, NotAuthenticated
+from gridnode.errors import Forbidden, GridError, LinkClosed, NodeLost, NotAuthenticated
 from gridnode.link import Cancel, LinkEnd, LinkLimits, nothing_to_cancel
 from gridnode.link.protocol import Identify, Link
+from gridnode.link.race import race
 from gridnode.messages import ReplyMeta
 from gridnode.model import Address, Done, Invocation, NodeId, Outcome
 from gridnode.wire import Frame, Op
 
 _SSL_TIMEOUT = 5.0
+_MAX_HOSTS = 8
 
 
 _decode_meta = msgspec.json.Decoder(ReplyMeta).decode
 
 
 async def dial(address: Address, end: LinkEnd, context: ssl.SSLContext, identify: Identify, limits: LinkLimits) -> Link:
-    """A link to `address`, its TLS handshake done (the hello may still be on its way); raises LinkClosed."""
-    loop = asyncio.get_running_loop()
+    """A link to `address`, its TLS handshake done (the hello may still be on its way); raises LinkClosed.
+
+    Of a name with several addresses the first that answers is taken.
+    """
+
+    async def connect(host: str) -> Link:
+        _, link = await asyncio.get_running_loop().create_connection(
+            lambda: Link(end, limits, identify, address),
+            host,
+            address.port,
+            ssl=context,
+            server_hostname="",
+            ssl_handshake_timeout=_SSL_TIMEOUT,
+            ssl_shutdown_timeout=1.0,
+        )
+        return link
+
     try:
         async with asyncio.timeout(_SSL_TIMEOUT):
-            _, link = await loop.create_connection(
-                lambda: Link(end, limits, identify, address),
-                address.host,
-                address.port,
-                ssl=context,
-                server_hostname="",
-                ssl_handshake_timeout=_SSL_TIMEOUT,
-                ssl_shutdown_timeout=1.0,
-            )
+            return await race([partial(connect, host) for host in await _hosts(address)], Link.close)
     except ssl.SSLError as exc:
         raise NotAuthenticated(f"{address}: {exc.reason or exc}") from exc
     except TimeoutError as exc:
@@ -42,6 +54,25 @@ async def dial(address: Address, end: LinkEnd, context: ssl.SSLContext, identify
         raise LinkClosed(f"{address}: {exc.strerror or exc}") from exc
     except (ValueError, OverflowError) as exc:
         raise LinkClosed(f"{address} is no address: {exc}") from exc
+
+
+async def _hosts(address: Address) -> list[str]:
+    """The IP addresses of a name, a few, as the resolver orders them."""
+    rows = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(row[4][0]) for row in rows))[:_MAX_HOSTS]
+
+
+async def dial_local(path: Path, end: LinkEnd, limits: LinkLimits) -> Link:
+    """A link over a node's socket on this machine; Forbidden where its permissions keep us out, else LinkClosed."""
+    loop = asyncio.get_running_loop()
+    try:
+        _, link = await loop.create_unix_connection(lambda: Link(end, limits), str(path))
+    except PermissionError as exc:
+        hint = "root may, and the group that GRIDNODE_CLIENT_GROUP names on the node"
+        raise Forbidden(f"{path}: this user may not open it", hint=hint) from exc
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise LinkClosed(f"{path}: {reason}", hint="is gridnode running on this machine?") from exc
     return link
 
 
@@ -62,7 +93,9 @@ class RemoteInvoker:
 
         deadline_ms = max(1, int((call.deadline - self._now()) * 1000))
         try:
-            call_id = link.call(Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=deadline_ms)
+            call_id = link.call(
+                Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=deadline_ms, stream=call.stream
+            )
         except GridError as exc:
             done(Outcome(error=exc, node=node, started=False))
             return nothing_to_cancel

@@ -5,13 +5,16 @@ import itertools
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from gridnode import wire
-from gridnode.errors import BodyTooLarge, FrameInvalid, GridError, LinkClosed, NoCapacity, NotAuthenticated
+from gridnode.errors import BodyTooLarge, FrameInvalid, GridError, LinkClosed, NoCapacity
+from gridnode.flow import Stream
 from gridnode.link import Cancel, LinkEnd, LinkLimits, Replied
+from gridnode.link.budget import Budget
+from gridnode.link.lost import why_lost
+from gridnode.link.streams import Streams, safely
 from gridnode.model import Address
 from gridnode.wire import Frame, Kind, Op
 
@@ -22,20 +25,6 @@ log = logging.getLogger(__name__)
 
 _BUFFER = 16 * 1024
 Identify = Callable[[asyncio.BaseTransport], "PeerIdentity | None"]
-
-
-def _safely(function: Callable[..., None], *args: object) -> None:
-    """Run one per-call callback: were it to raise inside buffer_updated, uvloop would close the whole link."""
-    try:
-        function(*args)
-    except Exception:
-        log.exception("link callback failed")
-
-
-def _why_lost(exc: Exception | None) -> GridError:
-    if isinstance(exc, ssl.SSLError):
-        return NotAuthenticated(f"the other side refused our certificate: {exc.reason or exc}")
-    return LinkClosed(f"connection lost: {exc}" if exc else "the other side closed the link")
 
 
 class Link(asyncio.BufferedProtocol):
@@ -67,7 +56,8 @@ class Link(asyncio.BufferedProtocol):
         self._ids = itertools.count(1)
         self._pending: dict[int, Replied] = {}
         self._inbound: dict[int, Cancel | None] = {}
-        self._events_left = limits.max_events
+        self._spend = Budget(limits.max_events, self._loop).spend
+        self.streams = Streams(self._send)
         self._hello_timer: asyncio.TimerHandle | None = None
         self._spare: socket.socket | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -136,16 +126,17 @@ class Link(asyncio.BufferedProtocol):
             with self._spare:
                 self.read_to_end = self._read_rest(self._spare)
             self._spare = None
-        self.error = self.error or _why_lost(exc)
+        self.error = self.error or why_lost(exc)
         pending, self._pending = self._pending, {}
         inbound, self._inbound = self._inbound, {}
+        self.streams.clear()
         for replied in pending.values():
-            _safely(replied, self.error)
+            safely(replied, self.error)
         for cancel in inbound.values():
             if cancel:
-                _safely(cancel)
+                safely(cancel)
         if self._greeted:
-            _safely(self._end.closed, self, self.error)
+            safely(self._end.closed, self, self.error)
         if not self._opened.done():
             self._opened.cancel()
         if not self._closed.done():
@@ -153,17 +144,29 @@ class Link(asyncio.BufferedProtocol):
 
     # -- calls out --------------------------------------------------------------------------------------------------
 
-    def call(self, op: Op, name: str, body: bytes, replied: Replied, *, meta: bytes = b"", deadline_ms: int = 0) -> int:
+    def call(
+        self,
+        op: Op,
+        name: str,
+        body: bytes,
+        replied: Replied,
+        *,
+        meta: bytes = b"",
+        deadline_ms: int = 0,
+        stream: Stream | None = None,
+    ) -> int:
         """Send a Call; `replied` gets its Reply or an error. Raises LinkClosed, NoCapacity, BodyTooLarge: not sent."""
         if not self.is_open:
             raise self.error or LinkClosed("the link is not open")
         if len(body) > wire.MAX_CALL_BODY:
             raise BodyTooLarge(f"body of {len(body)} bytes, at most {wire.MAX_CALL_BODY} allowed")
-        if self._buffered() > self._limits.max_buffered:
+        if self.buffered() > self._limits.max_buffered:
             raise NoCapacity("too much is waiting to be sent on this link")
         call_id = next(self._ids)
-        self._send(Frame(Kind.CALL, call_id, op, 0, deadline_ms, name, meta, body))
+        self._send(Frame(Kind.CALL, call_id, op, wire.FLAG_STREAM if stream else 0, deadline_ms, name, meta, body))
         self._pending[call_id] = replied
+        if stream:
+            self.streams.read(call_id, stream)
         return call_id
 
     def cancel(self, call_id: int) -> None:
@@ -171,6 +174,8 @@ class Link(asyncio.BufferedProtocol):
         if call_id in self._pending:
             self.ask_to_stop(call_id)
             self._pending.pop(call_id, None)
+            if self.streams.reading:
+                self.streams.leave(call_id)
 
     def ask_to_stop(self, call_id: int) -> None:
         """Tell the other side that nobody waits for this call, but still learn when it is over."""
@@ -191,17 +196,13 @@ class Link(asyncio.BufferedProtocol):
                 reply = await future
         finally:
             self.cancel(call_id)
-        if isinstance(reply, GridError):
-            raise reply
-        if reply.flags & wire.FLAG_ERROR:
-            raise wire.decode_error(reply.body)
-        return reply.body
+        return wire.read_reply(reply)
 
     def event(self, op: Op, body: bytes = b"", *, name: str = "") -> None:
         """Send an Event: at most once, dropped when the link is closed or full."""
         if len(body) > wire.MAX_CALL_BODY:
             log.error("an event of %d bytes is too large to send", len(body))
-        elif self.is_open and self._buffered() <= self._limits.max_buffered:
+        elif self.is_open and self.buffered() <= self._limits.max_buffered:
             self._send(Frame(Kind.EVENT, 0, op, 0, 0, name, b"", body))
 
     def ping(self) -> None:
@@ -215,6 +216,11 @@ class Link(asyncio.BufferedProtocol):
         if call_id in self._inbound:
             self._inbound[call_id] = cancel
 
+    def part(self, call_id: int, item: bytes) -> None:
+        """Send an item of an inbound Call that streams; dropped when nobody waits for it."""
+        if self.streams.spend(call_id, len(item)):
+            self._respond(Frame(Kind.PART, call_id, body=item))
+
     def reply(self, call_id: int, body: bytes, meta: bytes = b"", flags: int = 0) -> None:
         """Answer an inbound Call; a call that was cancelled or lost its link is dropped silently."""
         if call_id not in self._inbound:
@@ -223,6 +229,8 @@ class Link(asyncio.BufferedProtocol):
             error = BodyTooLarge(f"result of {len(body)} bytes, at most {wire.MAX_CALL_BODY} allowed")
             body, flags = wire.encode_error(error), wire.FLAG_ERROR
         del self._inbound[call_id]
+        if self.streams.sending:
+            self.streams.stop(call_id)
         self._respond(Frame(Kind.REPLY, call_id, 0, flags, 0, "", meta, body))
 
     def reply_error(self, call_id: int, error: GridError, meta: bytes = b"") -> None:
@@ -302,8 +310,10 @@ class Link(asyncio.BufferedProtocol):
             self._greet(frame)
         elif kind == Kind.REPLY:
             replied = self._pending.pop(frame.call_id, None)
+            if self.streams.reading:
+                self.streams.ended(frame.call_id)
             if replied:
-                _safely(replied, frame)
+                safely(replied, frame)
             else:
                 self._spend()
         elif kind == Kind.CALL:
@@ -311,8 +321,12 @@ class Link(asyncio.BufferedProtocol):
         elif kind == Kind.CANCEL:
             self._spend()
             cancel = self._inbound.pop(frame.call_id, None)
+            self.streams.stop(frame.call_id)
             if cancel:
-                _safely(cancel)
+                safely(cancel)
+        elif kind == Kind.PART or kind == Kind.CREDIT:
+            if not (self.streams.take(frame) if kind == Kind.PART else self.streams.credit(frame)):
+                self._spend()
         else:
             self._take_event(frame)
 
@@ -349,30 +363,20 @@ class Link(asyncio.BufferedProtocol):
                 log.exception("call failed")
                 self.reply_error(frame.call_id, GridError(f"internal error: {type(exc).__name__}"))
 
-    def _spend(self) -> None:
-        """Count one frame that costs us and carries no work: events, cancels, refused calls, stray replies."""
-        self._events_left -= 1
-        if self._events_left == self._limits.max_events - 1:
-            self._loop.call_later(1.0, self._refill_events)
-        if self._events_left < 0:
-            raise FrameInvalid(f"more than {self._limits.max_events} events in a second")
-
     def _take_event(self, frame: Frame) -> None:
         self._spend()
         if frame.kind == Kind.EVENT:
-            _safely(self._end.heard, self, frame)
+            safely(self._end.heard, self, frame)
         elif frame.kind == Kind.PING:
             self._respond(Frame(Kind.PONG, frame.call_id))
         elif frame.kind != Kind.PONG:
             raise FrameInvalid(f"unknown frame kind {frame.kind}")
 
-    def _refill_events(self) -> None:
-        self._events_left = self._limits.max_events
-
     def _hello_late(self) -> None:
         self.abort(LinkClosed(f"no hello within {self._limits.hello_timeout:g} s"))
 
-    def _buffered(self) -> int:
+    def buffered(self) -> int:
+        """Bytes that wait to be sent."""
         return self._out_size + (self._transport.get_write_buffer_size() if self._transport else 0)
 
     def _send(self, frame: Frame) -> None:
@@ -386,7 +390,7 @@ class Link(asyncio.BufferedProtocol):
     def _respond(self, frame: Frame) -> None:
         """Send what the other side asked for, as long as it reads."""
         self._send(frame)
-        if self._buffered() > 2 * self._limits.max_buffered:
+        if self.buffered() > 2 * self._limits.max_buffered:
             self.abort(LinkClosed("the other side does not read its replies"))
 
     def _flush(self) -> None:

@@ -9,6 +9,7 @@ import structlog
 
 from gridnode import messages, wire
 from gridnode.errors import Forbidden, FrameInvalid, GridError, LinkClosed, NoCapacity, NotAuthenticated
+from gridnode.flow import Stream
 from gridnode.link import Cancel
 from gridnode.link.protocol import Link
 from gridnode.messages import Hello, ReplyMeta
@@ -28,6 +29,10 @@ Invoke = Callable[[Invocation, Done, Frame], Cancel]
 """Runs an INVOKE: for a peer on this node's pool only, for a client through the router."""
 
 
+Take = Callable[[Link, Frame], None]
+"""Answers a Call by itself, at once or later; raises a GridError to refuse it."""
+
+
 class Mesh(Protocol):
     """What links tell of peers."""
 
@@ -38,9 +43,9 @@ class Mesh(Protocol):
 
 
 class LinkServer:
-    """One for all links of a node to peers and operators. ops and invokes: what each role may ask for.
+    """One for all links of a node to peers and operators. ops, invokes and takes: what each role may ask for.
 
-    timeout: seconds a call of a task may take when its caller does not say.
+    timeout: seconds a call of a task may take when its caller does not say. on_seen: a peer says where it sees us.
     """
 
     def __init__(
@@ -50,18 +55,23 @@ class LinkServer:
         invokes: Mapping[Role, Invoke],
         timeout: Callable[[TaskName], float],
         max_timeout: float,
+        takes: Mapping[tuple[Role, int], Take] | None = None,
+        on_seen: Callable[[NodeId, str], None] | None = None,
     ) -> None:
         self._mesh = mesh
         self._ops = ops
         self._invokes = invokes
         self._timeout = timeout
         self._max_timeout = max_timeout
+        self._takes = takes or {}
+        self._on_seen = on_seen
         self._loop = asyncio.get_running_loop()
         self._guests: set[Link] = set()
         self._answers: set[asyncio.Task[None]] = set()
 
     def hello(self, link: Link) -> bytes:
-        return messages.encode_hello(Hello(wire.VERSION, self._mesh.record()))
+        seen = link.peer.host if link.peer else ""
+        return messages.encode_hello(Hello(wire.VERSION, self._mesh.record(), seen=seen))
 
     def opened(self, link: Link, body: bytes) -> None:
         hello = messages.decode_hello(body)
@@ -74,6 +84,8 @@ class LinkServer:
             if hello.record is None or hello.record.id != peer.node:
                 raise NotAuthenticated("a node's hello must carry its own record")
             self._mesh.linked(link, hello.record)
+            if self._on_seen and hello.seen:
+                self._on_seen(peer.node, hello.seen)
         else:
             self._take_guest(link)
 
@@ -94,6 +106,17 @@ class LinkServer:
             elif silent > _GUEST_SILENT / 3:
                 link.ping()
 
+    async def part(self, within: float) -> None:
+        """Tell clients that this node is going, and wait for those that go elsewhere, so many seconds at most."""
+        clients = [link for link in self._guests if link.peer and link.peer.role is not Role.NODE]
+        for link in clients:
+            link.event(Op.LEAVE)
+        closing = [asyncio.ensure_future(link.wait_closed()) for link in clients]
+        if closing:
+            _, staying = await asyncio.wait(closing, timeout=within)
+            for job in staying:
+                job.cancel()
+
     def closed(self, link: Link, error: GridError | None) -> None:
         self._guests.discard(link)
         if link.peer and link.peer.role is Role.NODE:
@@ -111,6 +134,10 @@ class LinkServer:
         if invoke:
             self._invoke(link, frame, invoke)
             return
+        take = self._takes.get((peer.role, frame.op))
+        if take:
+            take(link, frame)
+            return
         answer = self._ops.get((peer.role, frame.op))
         if answer is None:
             raise Forbidden(f"op {frame.op} is unknown or not for a {peer.role}")
@@ -122,12 +149,21 @@ class LinkServer:
     def _invoke(self, link: Link, frame: Frame, invoke: Invoke) -> None:
         call_id = frame.call_id
         seconds = min(frame.deadline_ms / 1000 or self._timeout(TaskName(frame.name)), self._max_timeout)
-        call = Invocation(InvocationId(""), TaskName(frame.name), frame.body, self._loop.time() + seconds, frame.meta)
+        deadline = self._loop.time() + seconds
+        stream = _stream(link, call_id) if frame.flags & wire.FLAG_STREAM else None
+        call = Invocation(InvocationId(""), TaskName(frame.name), frame.body, deadline, frame.meta, stream=stream)
 
         def done(outcome: Outcome) -> None:
             _reply(link, call_id, outcome)
 
         link.on_cancel(call_id, invoke(call, done, frame))
+
+
+def _stream(link: Link, call_id: int) -> Stream:
+    """Sends what it takes on to the caller, whose credit is the producer's: nothing waits here."""
+    stream = Stream(lambda item: link.part(call_id, item))
+    link.streams.serve(call_id, stream.allow)
+    return stream
 
 
 def _reply(link: Link, call_id: int, outcome: Outcome) -> None:

@@ -1,6 +1,7 @@
 """The exec runtime: runs one executable file of a project once per call. Standard library only.
 
 The argument goes to the program's standard input as JSON; what it prints is the result, as JSON or else as a string.
+Asked for a stream, each line of it is an item at once, and a program whose reader has enough waits in its next write.
 What it prints to standard error goes to the log. An exit code that is not 0 is an error with the last of those lines.
 """
 
@@ -15,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,9 +26,18 @@ if __name__ == "__main__":  # by path: what lies beside this file is our package
     for name, places in (("gridnode", []), ("gridnode.runtimes", [HERE])):
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = places
-from gridnode.runtimes.python import CONCURRENCY, Fault, pack_error, refuse  # noqa: E402
+from gridnode.runtimes.python import CONCURRENCY, Fault, pack_error, packages_in, refuse  # noqa: E402
 from gridnode.runtimes.python_async import Connection, keep_serving  # noqa: E402
-from gridnode.runtimes.python_frames import HELLO, MAX_BODY, OP_INVOKE, REPLY, VERSION, Frame, pack  # noqa: E402
+from gridnode.runtimes.python_frames import (  # noqa: E402
+    FLAG_STREAM,
+    HELLO,
+    MAX_BODY,
+    OP_INVOKE,
+    REPLY,
+    VERSION,
+    Frame,
+    pack,
+)
 
 LIMIT = CONCURRENCY or 1
 MAX_TAIL = 8192
@@ -76,6 +87,9 @@ class ProgramConnection(Connection):
                 raise Fault("task_not_found", f"a program is one task: {self._task}")
             if frame.body and not is_json(frame.body):
                 raise Fault("body_invalid", "the body is not JSON")
+            if frame.flags & FLAG_STREAM:
+                await Run(self._program, frame, lambda item: self.send_part(frame.call_id, item)).outcome()
+                return pack(REPLY, frame.call_id)
             return pack(REPLY, frame.call_id, result(await Run(self._program, frame).outcome()))
         except Fault as fault:
             return pack_error(frame.call_id, fault)
@@ -85,10 +99,15 @@ class ProgramConnection(Connection):
 
 
 class Run:
-    """One run of the program, in a process group of its own that does not outlive the call."""
+    """One run of the program, in a process group of its own that does not outlive the call.
 
-    def __init__(self, program: str, frame: Frame) -> None:
+    part: takes each line at once, waiting for its reader.
+    """
+
+    def __init__(self, program: str, frame: Frame, part: Callable[[bytes], Awaitable[bool]] | None = None) -> None:
         self._program, self._frame = program, frame
+        self._part = part
+        self._is_held = False
         self._output = bytearray()
         self._tail = b""
 
@@ -135,6 +154,8 @@ class Run:
             await ended
             _kill(process)
             await asyncio.wait((output, logged), timeout=STRAGGLE)
+            while self._is_held and not output.done():
+                await asyncio.wait((output,), timeout=STRAGGLE)
             if output.done():
                 output.result()
         finally:
@@ -144,8 +165,23 @@ class Run:
     async def _collect(self, stdout: asyncio.StreamReader) -> None:
         while got := await stdout.read(PIPE_SIZE):
             self._output += got
+            if self._part:
+                *lines, rest = self._output.split(b"\n")
+                self._output = rest
+                await self._send(lines)
             if len(self._output) > MAX_BODY:
-                raise Fault("body_too_large", f"the program printed more than {MAX_BODY} bytes")
+                said = "a line of" if self._part else ""
+                raise Fault("body_too_large", f"the program printed {said} more than {MAX_BODY} bytes")
+        if self._part:
+            await self._send([self._output])
+
+    async def _send(self, lines: list[bytearray]) -> None:
+        assert self._part
+        self._is_held = True
+        for line in lines:
+            if line.strip() and not await self._part(result(bytes(line))):
+                raise asyncio.CancelledError
+        self._is_held = False
 
     async def _log(self, stderr: asyncio.StreamReader) -> None:
         while got := await stderr.read(PIPE_SIZE):
@@ -204,9 +240,15 @@ def environment(frame: Frame) -> dict[str, str]:
     meta = meta if isinstance(meta, dict) else {}
     given = {name: value for name, value in os.environ.items() if name not in DROPPED}
     given |= {"GRID_INVOCATION_ID": str(meta.get("id", "")), "GRID_ATTEMPT": str(meta.get("attempt", 1))}
+    given |= {"GRID_TOPIC": str(meta["topic"])} if meta.get("topic") else {}
     if frame.deadline_ms:
         given["GRID_DEADLINE"] = f"{time.time() + frame.deadline_ms / 1000:.3f}"
     return {name: value.replace("\0", "") for name, value in given.items()}
+
+
+def offer_packages(root: str) -> None:
+    """Let programs in Python find the project's dependencies, where the task's own environment says nothing else."""
+    os.environ.setdefault("PYTHONPATH", packages_in(root))
 
 
 def result(output: bytes) -> bytes:
@@ -237,8 +279,10 @@ def _refuse_constant(name: str) -> None:
 def main() -> None:
     """Serve until nobody has listened for a long time; the process then ends with 1."""
     path, task = os.environ["GRID_SOCKET"], os.environ["GRID_TASK"]
+    root = os.environ.get("GRID_ROOT", "/task")
+    offer_packages(root)
     try:
-        program = check(os.environ.get("GRID_ROOT", "/task"), os.environ["GRID_FILE"])
+        program = check(root, os.environ["GRID_FILE"])
     except Fault as fault:
         refuse(path, fault)
         sys.exit(1)

@@ -7,9 +7,13 @@
 
 const net = require('node:net');
 const frames = require('./node_frames.js');
+const { served, offerToRequire } = require('./node_grid.js')._runtime;
 const { Fault, load, raised, summary } = require('./node_task.js');
 
-const { VERSION, HELLO, CALL, REPLY, CANCEL, PING, PONG, FLAG_ERROR, OP_INVOKE, MAX_BODY, Inbox, pack } = frames;
+const { Outlet, itemsOf, stop } = require('./node_stream.js');
+
+const { VERSION, HELLO, CALL, REPLY, PART, CANCEL, PING, PONG, CREDIT } = frames;
+const { FLAG_ERROR, FLAG_STREAM, OP_INVOKE, MAX_BODY, Inbox, pack, packCall } = frames;
 const DIAL_PATIENCE = 30_000, REDIAL_PATIENCE = 600_000, REDIAL_PAUSE = 200, HELLO_GRACE = 2000;
 const CONCURRENCY = Number(process.env.GRID_CONCURRENCY) || 64;
 
@@ -17,8 +21,13 @@ function packError(callId, fault) {
   return pack(REPLY, callId, JSON.stringify(fault), FLAG_ERROR);
 }
 
-/** A Reply with the result in JSON; Fault when it has no such form or is too large. */
+/** A Reply with the result in JSON; Fault as for encode. */
 function packResult(callId, result) {
+  return pack(REPLY, callId, encode(result));
+}
+
+/** A result, or an item of one, in JSON; Fault when it has no such form or is too large. */
+function encode(result) {
   let body;
   try {
     body = result === undefined ? 'null' : JSON.stringify(result);
@@ -30,7 +39,23 @@ function packResult(callId, result) {
   if (size > MAX_BODY) {
     throw new Fault('body_too_large', `the result is ${size} bytes of JSON, at most ${MAX_BODY} are allowed`);
   }
-  return pack(REPLY, callId, body);
+  return body;
+}
+
+/** Items, to be the JSON list that is the result. */
+class Collected {
+  #parts = [];
+  #size = 2;
+
+  /** One more; Fault past what a result can hold. */
+  add(body) {
+    this.#parts.push(body);
+    this.#size += Buffer.byteLength(body) + 1;
+    if (this.#size - 1 <= MAX_BODY) return;
+    throw new Fault('body_too_large', `the items are more than ${MAX_BODY} bytes of JSON: ask for a stream of them`);
+  }
+
+  get body() { return `[${this.#parts.join(',')}]`; }
 }
 
 /** What a handler may know of its call. deadline: milliseconds since 1970, or null; signal: aborted on cancel. */
@@ -48,6 +73,8 @@ class Context {
   get instance() { return process.env.GRID_INSTANCE ?? ''; }
   get invocationId() { return String(this.#read().id ?? ''); }
   get attempt() { return Number(this.#read().attempt ?? 1); }
+  /** Of the event that the call delivers; empty for other calls. */
+  get topic() { return String(this.#read().topic ?? ''); }
   get signal() { return (this.#abort ??= new AbortController()).signal; }
   get log() { return console; }
 
@@ -69,6 +96,9 @@ class Context {
 class Connection {
   #running = new Map();
   #waiting = new Map();
+  #asked = new Map();
+  #outlets = new Map();
+  #ids = 0n;
 
   constructor(socket, handlers) {
     this.socket = socket;
@@ -79,15 +109,33 @@ class Connection {
     if (frame.kind === CALL) {
       this.#waiting.set(frame.callId, frame);
       this.#startNext();
-    } else if (frame.kind === CANCEL) this.#cancel(frame.callId);
+    } else if (frame.kind === REPLY) this.#settle(frame.callId, frame);
+    else if (frame.kind === CANCEL) this.#cancel(frame.callId);
+    else if (frame.kind === CREDIT) this.#outlets.get(frame.callId)?.add(frame.body);
     else if (frame.kind === PING) this.socket.write(pack(PONG, frame.callId));
+  }
+
+  /** Invoke or publish on behalf of the call `parent`: the Reply, or null when the connection is lost. */
+  ask(op, name, parent, body, deadlineMs) {
+    if (this.socket.destroyed) return Promise.resolve(null);
+    const callId = ++this.#ids;
+    this.socket.write(packCall(op, callId, name, parent, body, deadlineMs));
+    return new Promise((resolve) => { this.#asked.set(callId, resolve); });
+  }
+
+  #settle(callId, reply) {
+    this.#asked.get(callId)?.(reply);
+    this.#asked.delete(callId);
   }
 
   /** Nobody is there to take the results: tell those that listen. */
   close() {
     this.#waiting.clear();
     for (const context of this.#running.values()) context.cancel();
+    for (const outlet of this.#outlets.values()) outlet.close();
     this.#running.clear();
+    this.#outlets.clear();
+    for (const callId of [...this.#asked.keys()]) this.#settle(callId, null);
   }
 
   #startNext() {
@@ -103,11 +151,30 @@ class Connection {
   async #answer(frame, context) {
     let reply;
     try {
-      reply = packResult(frame.callId, await this.#handler(frame)(parse(frame.body), context));
+      const handler = this.#handler(frame), event = parse(frame.body);
+      const call = { line: this, callId: frame.callId, context };
+      const result = await served.run(call, () => handler(event, context)), items = itemsOf(result);
+      reply = items ? await served.run(call, () => this.#drain(frame, items)) : packResult(frame.callId, result);
     } catch (error) {
       reply = packError(frame.callId, error instanceof Fault ? error : raised(error));
     }
     if (this.#running.get(frame.callId) === context) this.#finish(frame.callId, reply);
+  }
+
+  /** Send what a generator yields, and the Reply that ends it; or all of it in the Reply if no stream is wanted. */
+  async #drain(frame, items) {
+    const collected = frame.flags & FLAG_STREAM ? null : new Collected(), outlet = new Outlet();
+    if (this.#running.has(frame.callId)) this.#outlets.set(frame.callId, outlet);
+    try {
+      for (let next; this.#running.has(frame.callId) && !(next = await items.next()).done;) {
+        const body = encode(await next.value);
+        if (collected) collected.add(body);
+        else if (await outlet.spend(Buffer.byteLength(body))) this.socket.write(pack(PART, frame.callId, body));
+      }
+    } finally {
+      stop(items);
+    }
+    return pack(REPLY, frame.callId, collected?.body);
   }
 
   // A function cannot be stopped, but one that waits does no harm: the caller gives it up and the instance serves on.
@@ -122,6 +189,8 @@ class Connection {
   #finish(callId, reply) {
     this.#waiting.delete(callId);
     this.#running.delete(callId);
+    this.#outlets.get(callId)?.close();
+    this.#outlets.delete(callId);
     this.socket.write(reply);
     this.#startNext();
   }
@@ -199,6 +268,7 @@ async function refuse(socketPath, fault) {
 /** Serve until nobody has listened for a long time; the process then ends with 1. */
 async function main() {
   const { GRID_SOCKET: socketPath, GRID_ROOT: root = '/task', GRID_FILE: file, GRID_TASK: task } = process.env;
+  offerToRequire();
   try {
     const handlers = await load(root, file, task);
     const served = [...handlers.keys()].map((name) => ({ name, concurrency: CONCURRENCY }));

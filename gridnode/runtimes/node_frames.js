@@ -3,9 +3,9 @@
 
 const VERSION = 1;
 const HEADER_SIZE = 24;
-const HELLO = 1, CALL = 2, REPLY = 3, CANCEL = 5, PING = 7, PONG = 8;
-const FLAG_ERROR = 1;
-const OP_INVOKE = 1;
+const HELLO = 1, CALL = 2, REPLY = 3, PART = 4, CANCEL = 5, PING = 7, PONG = 8, CREDIT = 9;
+const FLAG_ERROR = 1, FLAG_STREAM = 2;
+const OP_INVOKE = 1, OP_PUBLISH = 40;
 const MAX_BODY = 6 * 1024 * 1024, MAX_FRAME = MAX_BODY + 8192;
 
 function pack(kind, callId, body = '', flags = 0) {
@@ -16,6 +16,18 @@ function pack(kind, callId, body = '', flags = 0) {
   frame[12] = kind;
   frame[13] = flags;
   frame.write(body, HEADER_SIZE);
+  return frame;
+}
+
+/** A Call on behalf of the call `parent`. */
+function packCall(op, callId, name, parent, body, deadlineMs) {
+  const meta = `{"parent":${parent}}`;
+  const text = name + meta + body;
+  const frame = pack(CALL, callId, text);
+  frame.writeUInt16BE(op, 14);
+  frame.writeUInt32BE(deadlineMs, 16);
+  frame.writeUInt16BE(Buffer.byteLength(name), 20);
+  frame.writeUInt16BE(meta.length, 22);
   return frame;
 }
 
@@ -50,12 +62,16 @@ function cut(bytes, length, nameSize, metaSize) {
   return {
     callId: bytes.readBigUInt64BE(4),
     kind: bytes[12],
+    flags: bytes[13],
     op: bytes.readUInt16BE(14),
     deadlineMs: bytes.readUInt32BE(16),
     name: bytes.toString('utf8', HEADER_SIZE, metaAt),
     meta: bytes.toString('utf8', metaAt, bodyAt),
-    body: bytes.toString('utf8', bodyAt, HEADER_SIZE + length),
+    body: bytes.toString(bytes[12] === CREDIT ? 'latin1' : 'utf8', bodyAt, HEADER_SIZE + length),
   };
 }
 
-module.exports = { VERSION, HELLO, CALL, REPLY, CANCEL, PING, PONG, FLAG_ERROR, OP_INVOKE, MAX_BODY, Inbox, pack };
+module.exports = {
+  VERSION, HELLO, CALL, REPLY, PART, CANCEL, PING, PONG, CREDIT, FLAG_ERROR, FLAG_STREAM, OP_INVOKE, OP_PUBLISH, MAX_BODY,
+  Inbox, pack, packCall,
+};

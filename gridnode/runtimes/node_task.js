@@ -3,6 +3,8 @@
 
 const path = require('node:path');
 const { pathToFileURL } = require('node:url');
+const { offerToImport } = require('./node_grid.js')._runtime;
+const { isGenerator } = require('./node_stream.js');
 
 const MAX_MESSAGE = 2000, MAX_TRACE = 8192;
 const MAX_HANDLERS = 128;
@@ -42,10 +44,17 @@ async function importFile(file) {
     try {
       return require(file);
     } catch (error) {
-      if (error?.code !== 'ERR_REQUIRE_ESM' && error?.code !== 'ERR_REQUIRE_ASYNC_MODULE') throw error;
+      if (!isModule(error)) throw error;
     }
   }
+  offerToImport();
   return import(pathToFileURL(file).href);
+}
+
+/** Whether the file is a module that has to be imported: because of what it is, or for the sake of "grid". */
+function isModule(error) {
+  if (error?.code === 'ERR_REQUIRE_ESM' || error?.code === 'ERR_REQUIRE_ASYNC_MODULE') return true;
+  return error?.code === 'ERR_MODULE_NOT_FOUND' && /package 'grid'/.test(error.message);
 }
 
 /** What the file exports: the default function under the bare task name, the others as `task.name`. */
@@ -72,7 +81,7 @@ function isHandler(value) {
 /** (event, context) => Promise of what the handler returns, promises, or passes to its callback: whichever is first. */
 function adapt(handler) {
   const isAsync = handler instanceof AsyncFunction, isShort = handler.length === 2;
-  const awaitsCallback = isShort ? !takesContext(handler) : handler.length > 2 && !isAsync;
+  const awaitsCallback = !isGenerator(handler) && (isShort ? !takesContext(handler) : handler.length > 2 && !isAsync);
   return (event, context) => new Promise((resolve, reject) => {
     const callback = (error, result) => (error ? reject(error) : resolve(result));
     const result = isShort && awaitsCallback ? handler(event, callback) : handler(event, context, callback);

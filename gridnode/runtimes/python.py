@@ -19,10 +19,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
-from types import ModuleType
+from types import GeneratorType, ModuleType
 from typing import Any, NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -39,11 +39,14 @@ def import_file(name: str, path: str) -> ModuleType:
 
 
 if __name__ == "__main__":  # by path: nothing of ours is on a task's path
-    for part in ("python_frames", "python_calls"):
+    for part in ("python_frames", "python_calls", "python_stream"):
         import_file(f"gridnode.runtimes.{part}", os.path.join(HERE, f"{part}.py"))
+from gridnode.runtimes.python_calls import Calling  # noqa: E402
 from gridnode.runtimes.python_frames import (  # noqa: E402
     BUFFER_SIZE,
     FLAG_ERROR,
+    FLAG_STREAM,
+    HEADER,
     HELLO,
     MAX_BODY,
     OP_INVOKE,
@@ -52,6 +55,7 @@ from gridnode.runtimes.python_frames import (  # noqa: E402
     Frame,
     pack,
 )
+from gridnode.runtimes.python_stream import Collected  # noqa: E402
 
 MAX_TRACE, MAX_MESSAGE = 8192, 2000
 MAX_HANDLERS = 128
@@ -59,6 +63,8 @@ ASYNC_CONCURRENCY = 64
 CONCURRENCY = int(os.environ.get("GRID_CONCURRENCY") or 0)
 PID = os.getpid()
 DIAL_PATIENCE, REDIAL_PATIENCE, REDIAL_PAUSE, HELLO_GRACE = 30.0, 600.0, 0.2, 2.0
+DIAL_AGAIN = 0.2
+"""Seconds between two attempts at most: what a call may wait for a node that is back."""
 
 
 class GridFinder:
@@ -84,11 +90,12 @@ class Fault(Exception):
 class Context:
     """What a handler may know of its call. deadline: unix seconds, or None."""
 
-    __slots__ = ("_meta", "deadline", "task")
+    __slots__ = ("_call_id", "_line", "_meta", "deadline", "task")
     node = os.environ.get("GRID_NODE", "")
     instance = os.environ.get("GRID_INSTANCE", "")
 
-    def __init__(self, task: str, deadline_ms: int, meta: bytes, since: float | None = None) -> None:
+    def __init__(self, task: str, deadline_ms: int, meta: bytes, since: float | None = None, call_id: int = 0) -> None:
+        self._line, self._call_id = Calling.line, call_id
         self.task = task
         self.deadline = (since or time.time()) + deadline_ms / 1000 if deadline_ms else None
         self._meta = meta
@@ -102,8 +109,18 @@ class Context:
         return int(self._read("attempt", 1))
 
     @property
+    def topic(self) -> str:
+        """Of the event that the call delivers; empty for other calls."""
+        return str(self._read("topic", ""))
+
+    @property
     def log(self) -> logging.Logger:
         return logging.getLogger(self.task)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more: the caller gave up or went away, or the deadline is past. Ask it in loops."""
+        return not self.remaining() or (self._line is not None and self._line.is_cancelled(self._call_id))
 
     def remaining(self) -> float:
         """Seconds until the deadline; infinite without one, never negative."""
@@ -131,7 +148,7 @@ class Handler(NamedTuple):
         event = _event(frame.body)
         if self.arity == 1:
             return self.function(event)
-        return self.function(event, Context(self.name, frame.deadline_ms, frame.meta))
+        return self.function(event, Context(self.name, frame.deadline_ms, frame.meta, None, frame.call_id))
 
 
 Handlers = dict[bytes, Handler]
@@ -156,6 +173,12 @@ _decode = json.JSONDecoder().decode
 
 def pack_result(call_id: int, result: Any) -> bytes:
     """A Reply with the result in JSON; Fault when it has no such form or is too large."""
+    body = encode_result(result)
+    return HEADER.pack(len(body), call_id, REPLY, 0, 0, 0, 0, 0) + body
+
+
+def encode_result(result: Any) -> bytes:
+    """A result, or an item of one, in JSON; Fault as for pack_result."""
     try:
         body = _encode(result).encode()
     except UnicodeEncodeError:  # a lone surrogate, as in a file name: only an escape can carry it
@@ -164,7 +187,7 @@ def pack_result(call_id: int, result: Any) -> bytes:
         raise Fault("task_raised", f"{type(exc).__name__}: {exc}") from exc
     if len(body) > MAX_BODY:
         raise Fault("body_too_large", f"the result is {len(body)} bytes of JSON, at most {MAX_BODY} are allowed")
-    return pack(REPLY, call_id, body)
+    return body
 
 
 def _event(body: bytes) -> Any:
@@ -212,11 +235,18 @@ def load(root: str, file: str, task: str) -> Handlers:
     return found
 
 
+def packages_in(root: str) -> str:
+    """Where a deploy has put the project's dependencies for this Python on this machine, if it asks for any."""
+    tag = f"{sys.version_info.major}.{sys.version_info.minor}-{os.uname().machine}"
+    return os.path.join(root, ".vendor", "python", tag)
+
+
 def set_path(root: str, directory: str) -> None:
     """The project first, as when run from its directory; tasks and vendored packages hide no standard module."""
     packages = (n for n, path in enumerate(sys.path) if path.endswith("-packages"))
     at = next(packages, len(sys.path))
-    sys.path[at:at] = [path for path in (directory, os.path.join(root, "vendor")) if os.path.isdir(path)]
+    wanted = (directory, os.path.join(root, "vendor"), packages_in(root))
+    sys.path[at:at] = [path for path in wanted if os.path.isdir(path)]
     sys.path.insert(0, root)
 
 
@@ -227,8 +257,12 @@ def find_handlers(module: ModuleType, task: str) -> Iterator[Handler]:
     only = next(iter(functions)) if len(functions) == 1 else ""
     default = next((name for name in ("handler", stem, only) if name in functions), None)
     for name, function in functions.items():
-        is_async = inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function)
+        is_async = any(_is_async(one) for one in (function, inspect.unwrap(function)))
         yield Handler(task if name == default else f"{task}.{name}", function, arity(function), is_async)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _is_own_function(module: ModuleType, name: str, value: object) -> bool:
@@ -263,11 +297,32 @@ def _place(exc: BaseException, root: str, file: str) -> str:
 def answer(handlers: Handlers, frame: Frame) -> bytes:
     """Run a sync handler: its Reply, whatever happens in it."""
     try:
-        return pack_result(frame.call_id, _handler(handlers, frame).call(frame))
+        result = _handler(handlers, frame).call(frame)
+        return _drain(frame, result) if isinstance(result, GeneratorType) else pack_result(frame.call_id, result)
     except Fault as fault:
         return pack_error(frame.call_id, fault)
     except BaseException as exc:
         return pack_raised(frame.call_id, exc)
+
+
+def _drain(frame: Frame, items: Generator[Any, None, None]) -> bytes:
+    """Send what a generator yields, and the Reply that ends it; or all of it in the Reply if no stream is wanted."""
+    line, collected = Calling.line, None if frame.flags & FLAG_STREAM else Collected()
+    assert line
+    with contextlib.closing(items):
+        for item in items:
+            body = encode_result(item)
+            goes_on = line.part(frame.call_id, body) if collected is None else not line.is_cancelled(frame.call_id)
+            if not goes_on:
+                raise Fault("call", "the call was cancelled")
+            collect(collected, body)
+    return pack(REPLY, frame.call_id, collected.body if collected else b"")
+
+
+def collect(collected: Collected | None, item: bytes) -> None:
+    """One more item of a result that is no stream; Fault past what a result can hold."""
+    if collected and not collected.add(item):
+        raise Fault("body_too_large", f"the items are more than {MAX_BODY} bytes of JSON: ask for a stream of them")
 
 
 def _handler(handlers: Handlers, frame: Frame) -> Handler:
@@ -291,7 +346,7 @@ def dial(path: str, patience: float) -> socket.socket | None:
         except OSError:
             sock.close()
         time.sleep(delay)
-        delay = min(delay * 2, 1.0)
+        delay = min(delay * 2, DIAL_AGAIN)
     return None
 
 

@@ -8,9 +8,12 @@ import inspect
 import itertools
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar, copy_context
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any
 
 from gridnode.runtimes.python import (
     CONCURRENCY,
@@ -21,14 +24,32 @@ from gridnode.runtimes.python import (
     Handler,
     Handlers,
     answer,
+    collect,
     dial,
+    encode_result,
     pack_error,
     pack_raised,
     pack_result,
 )
 from gridnode.runtimes.python_calls import Calling, Served, Unanswered, pack_call
-from gridnode.runtimes.python_frames import CALL, CANCEL, OP_INVOKE, PING, PONG, REPLY, Frame, Inbox, pack
+from gridnode.runtimes.python_frames import (
+    CALL,
+    CANCEL,
+    CREDIT,
+    FLAG_STREAM,
+    OP_INVOKE,
+    PART,
+    PING,
+    PONG,
+    REPLY,
+    Frame,
+    Inbox,
+    pack,
+)
+from gridnode.runtimes.python_stream import Collected, Credit
 
+Turn = AbstractAsyncContextManager[Any]
+Generated = AsyncGenerator[Any, None] | Generator[Any, None, None]
 _served: ContextVar[Served | None] = ContextVar("served", default=None)
 
 
@@ -59,7 +80,14 @@ class Connection:
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._jobs: dict[int, asyncio.Task[None]] = {}
-        self._turn = asyncio.Semaphore(limit) if limit else contextlib.nullcontext()
+        self._given_up: set[int] = set()
+        self._streams: dict[int, _Stream] = {}
+        self._closed = False
+        self._turn: Turn = asyncio.Semaphore(limit) if limit else contextlib.nullcontext()
+
+    def turn(self, frame: Frame) -> Turn:
+        """What a call waits for before it begins."""
+        return self._turn
 
     async def reply(self, frame: Frame) -> bytes:
         """The Reply to one call, whatever happens in it; raises CancelledError when it was cancelled."""
@@ -76,9 +104,30 @@ class Connection:
 
     def close(self) -> None:
         """Cancel what runs: nobody is there to take the results."""
+        self._closed = True
+        for stream in self._streams.values():
+            stream.bell.set()
         for job in self._jobs.values():
             job.cancel()
         self._writer.close()
+
+    async def send_part(self, call_id: int, item: bytes) -> bool:
+        """Send an item of a call's stream once its reader takes it; False when nobody does any more."""
+        stream = self._streams.get(call_id)
+        if stream is None:
+            stream = self._streams[call_id] = _Stream()
+        while not stream.credit.is_open and not self._is_over(call_id):
+            stream.bell.clear()
+            await stream.bell.wait()
+        if self._is_over(call_id):
+            return False
+        stream.credit.spend(len(item))
+        self._writer.write(pack(PART, call_id, item))
+        await self._writer.drain()
+        return True
+
+    def _is_over(self, call_id: int) -> bool:
+        return self._closed or call_id in self._given_up
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == CALL:
@@ -86,18 +135,37 @@ class Connection:
             if not job.done():
                 self._jobs[frame.call_id] = job
         elif frame.kind == CANCEL and frame.call_id in self._jobs:
+            self._given_up.add(frame.call_id)
+            if stream := self._streams.get(frame.call_id):
+                stream.bell.set()
             self._loop.call_soon(self._jobs[frame.call_id].cancel)
+        elif frame.kind == CREDIT:
+            if stream := self._streams.get(frame.call_id):
+                stream.credit.add(frame.body)
+                stream.bell.set()
         elif frame.kind == PING:
             self._writer.write(pack(PONG, frame.call_id))
 
     async def _answer(self, frame: Frame) -> None:
         try:
-            async with self._turn:
+            async with self.turn(frame):
                 reply = await self.reply(frame)
         except asyncio.CancelledError:
             reply = pack_error(frame.call_id, Fault("call", "the call was cancelled"))
         self._jobs.pop(frame.call_id, None)
+        self._given_up.discard(frame.call_id)
+        self._streams.pop(frame.call_id, None)
         self._writer.write(reply)
+
+
+class _Stream:
+    """What the reader of one call's items takes, and a bell that rings when it is more, or nobody reads."""
+
+    __slots__ = ("bell", "credit")
+
+    def __init__(self) -> None:
+        self.credit = Credit()
+        self.bell = asyncio.Event()
 
 
 class HandlerConnection(Connection):
@@ -109,20 +177,26 @@ class HandlerConnection(Connection):
         self._handlers, self._threads = handlers, threads
         self._made: dict[int, asyncio.Future[Frame]] = {}
         self._ids = itertools.count(1)
-        self._closed = False
         Calling.line = self
 
     def served(self) -> Served | None:
         return _served.get()
 
-    def call(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
+    def is_cancelled(self, call_id: int) -> bool:
+        return self._closed or call_id in self._given_up
+
+    def part(self, call_id: int, item: bytes) -> bool:
+        return asyncio.run_coroutine_threadsafe(self.send_part(call_id, item), self._loop).result()
+
+    def call(self, task: bytes, body: bytes, deadline_ms: int, op: int = OP_INVOKE) -> Frame:
         if _running_loop() is self._loop:
-            raise RuntimeError("this would stop every other call: `await grid.invoke_async(...)` in async handlers")
-        asking = self._ask(task, body, deadline_ms)
+            name = "invoke_async" if op == OP_INVOKE else "publish_async"
+            raise RuntimeError(f"this would stop every other call: `await grid.{name}(...)` in async handlers")
+        asking = self._ask(task, body, deadline_ms, op)
         return asyncio.run_coroutine_threadsafe(asking, self._loop).result()
 
-    async def call_async(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
-        asking = self._ask(task, body, deadline_ms)
+    async def call_async(self, task: bytes, body: bytes, deadline_ms: int, op: int = OP_INVOKE) -> Frame:
+        asking = self._ask(task, body, deadline_ms, op)
         if _running_loop() is self._loop:
             return await asking
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asking, self._loop))
@@ -134,14 +208,14 @@ class HandlerConnection(Connection):
                 made.set_exception(Unanswered("the connection to the node was lost during the call"))
         super().close()
 
-    async def _ask(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
+    async def _ask(self, task: bytes, body: bytes, deadline_ms: int, op: int) -> Frame:
         served = _served.get()
         if self._closed or served is None:
             raise Unanswered("the connection to the node is lost")
         call_id = next(self._ids)
         made: asyncio.Future[Frame] = self._loop.create_future()
         self._made[call_id] = made
-        self._writer.write(pack_call(call_id, task, served[0].call_id, body, deadline_ms))
+        self._writer.write(pack_call(call_id, task, served[0].call_id, body, deadline_ms, op))
         try:
             return await made
         except asyncio.CancelledError:
@@ -160,7 +234,7 @@ class HandlerConnection(Connection):
         _served.set((frame, time.time()))
         handler = self._handlers.get(frame.name)
         if handler and handler.is_async and frame.op == OP_INVOKE:
-            return await _call(handler, frame)
+            return await self._call(handler, frame)
         return await self._answer_on_thread(frame)
 
     async def _answer_on_thread(self, frame: Frame) -> bytes:
@@ -173,24 +247,44 @@ class HandlerConnection(Connection):
                 raise
             return await asyncio.wrap_future(work)
 
+    async def _call(self, handler: Handler, frame: Frame) -> bytes:
+        try:
+            result = handler.call(frame)
+            result = await result if inspect.isawaitable(result) else result
+            if isinstance(result, AsyncGeneratorType | GeneratorType):
+                return await self._drain(frame, result)
+            return pack_result(frame.call_id, result)
+        except Fault as fault:
+            return pack_error(frame.call_id, fault)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            return pack_raised(frame.call_id, exc)
+
+    async def _drain(self, frame: Frame, generator: Generated) -> bytes:
+        """Send what it yields, and the Reply that ends it; or all of it in the Reply if no stream is wanted."""
+        collected = None if frame.flags & FLAG_STREAM else Collected()
+        items = generator if isinstance(generator, AsyncGenerator) else _all(generator)
+        async with contextlib.aclosing(items):
+            async for item in items:
+                body = encode_result(item)
+                if collected is None and not await self.send_part(frame.call_id, body):
+                    raise asyncio.CancelledError
+                collect(collected, body)
+        return pack(REPLY, frame.call_id, collected.body if collected else b"")
+
+
+async def _all(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+    with contextlib.closing(generator):
+        for item in generator:
+            yield item
+
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-async def _call(handler: Handler, frame: Frame) -> bytes:
-    try:
-        result = handler.call(frame)
-        return pack_result(frame.call_id, await result if inspect.isawaitable(result) else result)
-    except Fault as fault:
-        return pack_error(frame.call_id, fault)
-    except asyncio.CancelledError:
-        raise
-    except BaseException as exc:
-        return pack_raised(frame.call_id, exc)
 
 
 def _start(work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:

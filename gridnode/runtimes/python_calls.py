@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
-from gridnode.runtimes.python_frames import CALL, HEADER, OP_INVOKE, Frame
+from gridnode.runtimes.python_frames import CALL, HEADER, OP_INVOKE, OP_PUBLISH, Frame
+
+__all__ = ["OP_INVOKE", "OP_PUBLISH", "Calling", "Line", "Served", "Unanswered", "pack_call"]
 
 Served = tuple[Frame, float]
 """A call being served, and when it came: unix seconds."""
@@ -16,10 +18,16 @@ class Line(Protocol):
     def served(self) -> Served | None:
         """The call that the caller of this belongs to."""
 
-    def call(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
-        """Invoke and wait for the Reply; raises Unanswered, or RuntimeError where it would wait for itself."""
+    def is_cancelled(self, call_id: int) -> bool:
+        """Whether the node has said that nobody waits for this call any more, or is gone."""
 
-    async def call_async(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
+    def part(self, call_id: int, item: bytes) -> bool:
+        """Send an item of a call's stream once its reader takes it; False when nobody does any more."""
+
+    def call(self, task: bytes, body: bytes, deadline_ms: int, op: int = OP_INVOKE) -> Frame:
+        """Invoke or publish, wait for the Reply; raises Unanswered, or RuntimeError where it would wait for itself."""
+
+    async def call_async(self, task: bytes, body: bytes, deadline_ms: int, op: int = OP_INVOKE) -> Frame:
         """The same."""
 
 
@@ -33,8 +41,8 @@ class Unanswered(Exception):
     """No Reply will come: the connection is gone, or nobody waits for the call that is being served."""
 
 
-def pack_call(call_id: int, task: bytes, parent: int, body: bytes, deadline_ms: int) -> bytes:
-    """An INVOKE on behalf of the call `parent`."""
+def pack_call(call_id: int, name: bytes, parent: int, body: bytes, deadline_ms: int, op: int) -> bytes:
+    """An INVOKE of a task, or a PUBLISH on a topic, on behalf of the call `parent`."""
     meta = b'{"parent":%d}' % parent
-    length = len(task) + len(meta) + len(body)
-    return HEADER.pack(length, call_id, CALL, 0, OP_INVOKE, deadline_ms, len(task), len(meta)) + task + meta + body
+    length = len(name) + len(meta) + len(body)
+    return HEADER.pack(length, call_id, CALL, 0, op, deadline_ms, len(name), len(meta)) + name + meta + body

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gridnode.runtimes.python import Context
-from gridnode.runtimes.python_calls import Calling, Line, Unanswered
+from gridnode.runtimes.python_calls import OP_PUBLISH, Calling, Line, Unanswered
 from gridnode.runtimes.python_frames import FLAG_ERROR, MAX_BODY, Frame
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "invoke",
     "invoke_async",
     "log",
+    "publish",
+    "publish_async",
 ]
 
 _MAX_NAME = 255
@@ -123,20 +125,42 @@ async def invoke_async(task: str, argument: Any = None, timeout: float | None = 
     return _result(task, reply)
 
 
+def publish(topic: str, payload: Any = None) -> int:
+    """Send what JSON can hold to all who listen to the topic now; to how many that is. For sync handlers."""
+    line, request = _line(), _request(topic, payload, None, "topic")
+    try:
+        reply = line.call(*request, OP_PUBLISH)
+    except Unanswered as exc:
+        raise TaskError(f"{topic}: {exc}", code="link_closed") from exc
+    return int(_result(topic, reply))
+
+
+async def publish_async(topic: str, payload: Any = None) -> int:
+    """The same, for async handlers."""
+    line, request = _line(), _request(topic, payload, None, "topic")
+    try:
+        reply = await line.call_async(*request, OP_PUBLISH)
+    except Unanswered as exc:
+        raise TaskError(f"{topic}: {exc}", code="link_closed") from exc
+    return int(_result(topic, reply))
+
+
 def _line() -> Line:
     if Calling.line is None or Calling.line.served() is None:
-        raise RuntimeError("tasks can be invoked only while a call is being served, not while the file is imported")
+        raise RuntimeError(
+            "only while a call is being served can tasks be invoked and events published, not during the import"
+        )
     return Calling.line
 
 
-def _request(task: str, argument: Any, timeout: float | None) -> tuple[bytes, bytes, int]:
+def _request(task: str, argument: Any, timeout: float | None, kind: str = "task") -> tuple[bytes, bytes, int]:
     """Name, body and deadline of the call; TypeError or ValueError for what cannot be sent."""
     name = task.encode()
     if not 0 < len(name) <= _MAX_NAME:
-        raise ValueError(f"{task[:32]!r} is no task's name")
+        raise ValueError(f"{task[:32]!r} is no {kind}'s name")
     if timeout is not None and not 0 < timeout < _MAX_DEADLINE / 1000:
         raise ValueError(f"a timeout of {timeout!r} s makes no sense: more than 0 seconds")
-    body = b"" if argument is None else _text(argument)
+    body = b"" if argument is None and kind == "task" else _text(argument)
     if len(body) > MAX_BODY:
         raise BodyTooLarge(f"{task}: the argument is {len(body)} bytes of JSON, at most {MAX_BODY} are allowed")
     return name, body, 0 if timeout is None else max(1, int(timeout * 1000))
@@ -178,6 +202,8 @@ class _CurrentContext:
         deadline: float | None
         invocation_id: str
         attempt: int
+        topic: str
+        cancelled: bool
         log: logging.Logger
 
     def __getattr__(self, name: str) -> Any:
@@ -192,7 +218,7 @@ def _context() -> Context:
     if served is None:
         raise RuntimeError("grid.context is known only while a call is being served")
     frame, since = served
-    return Context(frame.name.decode(), frame.deadline_ms, frame.meta, since)
+    return Context(frame.name.decode(), frame.deadline_ms, frame.meta, since, frame.call_id)
 
 
 context = _CurrentContext()

@@ -20,7 +20,21 @@ from gridnode.runtimes.python import (
     pack_error,
 )
 from gridnode.runtimes.python_calls import Calling, Served, Unanswered, pack_call
-from gridnode.runtimes.python_frames import CALL, CANCEL, PING, PONG, REPLY, Frame, Inbox, pack
+from gridnode.runtimes.python_frames import (
+    CALL,
+    CANCEL,
+    CREDIT,
+    FLAG_STREAM,
+    OP_INVOKE,
+    PART,
+    PING,
+    PONG,
+    REPLY,
+    Frame,
+    Inbox,
+    pack,
+)
+from gridnode.runtimes.python_stream import Credit
 
 READ_AGAIN = 0.001
 
@@ -45,6 +59,8 @@ class Connection:
         self._waiting: dict[int, Frame] = {}
         self._served: Served | None = None
         self._given_up = False
+        self._credit: Credit | None = None
+        self._read_at = 0.0
         self._ids = itertools.count(1)
         self._asked = 0
         self._reply: Frame | None = None
@@ -67,6 +83,8 @@ class Connection:
             if waiting:
                 frame = waiting.pop(next(iter(waiting)))
                 self._served, self._given_up = (frame, time.time()), False
+                if frame.flags & FLAG_STREAM:
+                    self._credit = Credit()
                 reply = answer(handlers, frame)
                 self._served = None
                 sock.sendall(reply)
@@ -75,14 +93,42 @@ class Connection:
         """The call being served: there is one at most."""
         return self._served
 
-    def call(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
+    def is_cancelled(self, call_id: int) -> bool:
+        """Reads what has come meanwhile, on the handler's own thread; on others it knows what has been read."""
+        if self._served is None or self._served[0].call_id != call_id:
+            return True
+        if not self._given_up and (os.getpid(), threading.get_ident()) == self._owner:
+            try:
+                self._given_up = not self._read(wait=False) or self._given_up
+            except (OSError, ValueError):
+                self._given_up = True
+        return self._given_up
+
+    def part(self, call_id: int, item: bytes) -> bool:
+        """Waits here, on the handler's own thread, for a reader who has enough."""
+        credit = self._credit
+        assert credit
+        now = time.monotonic()
+        if now - self._read_at > READ_AGAIN:
+            self._read_at = now
+            self._given_up = not self._read(wait=False) or self._given_up
+        while not credit.is_open and not self._given_up:
+            self._given_up = not self._read(wait=True) or self._given_up
+        if self._given_up:
+            return False
+        credit.spend(len(item))
+        self._sock.sendall(pack(PART, call_id, item))
+        return True
+
+    def call(self, task: bytes, body: bytes, deadline_ms: int, op: int = OP_INVOKE) -> Frame:
         """Invoke, and keep what else comes for later until the Reply is there."""
         if self._served is None or (os.getpid(), threading.get_ident()) != self._owner:
-            raise RuntimeError("grid.invoke works on the thread that runs the handler; `async def` handlers have more")
+            name = "invoke" if op == OP_INVOKE else "publish"
+            raise RuntimeError(f"grid.{name} works on the thread that runs the handler; `async def` handlers have more")
         parent = self._served[0].call_id
         self._asked, self._reply = next(self._ids), None
         try:
-            self._sock.sendall(pack_call(self._asked, task, parent, body, deadline_ms))
+            self._sock.sendall(pack_call(self._asked, task, parent, body, deadline_ms, op))
             while self._reply is None:
                 if self._given_up:
                     self._sock.sendall(pack(CANCEL, self._asked))
@@ -93,9 +139,9 @@ class Connection:
             raise Unanswered(f"the connection to the node was lost during the call: {exc}") from exc
         return self._reply
 
-    async def call_async(self, task: bytes, body: bytes, deadline_ms: int) -> Frame:
+    async def call_async(self, task: bytes, body: bytes, deadline_ms: int, op: int = OP_INVOKE) -> Frame:
         """The same: on this thread nothing else could go on meanwhile."""
-        return self.call(task, body, deadline_ms)
+        return self.call(task, body, deadline_ms, op)
 
     def _read(self, wait: bool) -> bool:
         """Take what has come, or wait for something to come; False at the end."""
@@ -114,6 +160,9 @@ class Connection:
             self._reply = frame
         elif frame.kind == CANCEL:
             self._cancel(frame.call_id)
+        elif frame.kind == CREDIT:
+            if self._credit and self._served and self._served[0].call_id == frame.call_id:
+                self._credit.add(frame.body)
         elif frame.kind == PING:
             self._sock.sendall(pack(PONG, frame.call_id))
 

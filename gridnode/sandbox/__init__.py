@@ -15,7 +15,7 @@ __all__ = ["Exit", "Held", "Keep", "Output", "Sandbox", "SandboxSpec"]
 
 
 class SandboxSpec(msgspec.Struct, frozen=True):
-    """One instance to start. Paths are the host's. memory, tmp_size: bytes; cpu: cores."""
+    """One instance to start. Paths are the host's. memory, tmp_size: bytes; cpu: cores; code: as in a TaskSpec."""
 
     instance: InstanceId
     node: NodeId
@@ -36,6 +36,8 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     secrets_dir: str = ""
     runtimes_dir: str = ""
     runtime_class: str = ""
+    health: str = ""
+    code: str = ""
     pids: int = 128
     tmp_size: int = 64 * 1024 * 1024
 

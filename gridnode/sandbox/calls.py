@@ -2,8 +2,6 @@
 
 import asyncio
 import itertools
-import time
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -13,6 +11,7 @@ from gridnode.link import Cancel, nothing_to_cancel
 from gridnode.model import Done, InstanceId, Invocation, Outcome, TaskName
 from gridnode.sandbox.instance import Instance
 from gridnode.sandbox.seat import Call, Seat
+from gridnode.sandbox.waiting import Waiting
 
 log = structlog.get_logger()
 
@@ -23,13 +22,12 @@ _REASON_WITHIN = 1.0
 class Calls:
     """A bounded queue in front of seats. kill: ends an instance that does not stop a call given up; seconds."""
 
-    def __init__(self, max_queued: int, cancel_grace: float, kill: Callable[[Seat], None]) -> None:
+    def __init__(self, queue: Waiting, cancel_grace: float, kill: Callable[[Seat], None]) -> None:
         self.seats: dict[InstanceId, Seat] = {}
-        self._max_queued = max_queued
+        self._queue = queue
         self._cancel_grace = cancel_grace
         self._kill = kill
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Call] = deque()
         self._crashed: dict[Call, tuple[Seat, Outcome]] = {}
         self._numbers = itertools.count()
         self._idle = asyncio.Event()
@@ -76,7 +74,7 @@ class Calls:
 
     def refuse_waiting(self, error: GridError) -> None:
         """End the calls that wait, as never started."""
-        for entry in list(self._queue):
+        for entry in self._queue:
             self._give_up(entry, error)
 
     def close(self) -> None:
@@ -90,8 +88,8 @@ class Calls:
         """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
         entry = Call(call, done, next(self._numbers))
         seat = None if self._queue else self._free_seat(call.task)
-        if seat is None and len(self._queue) >= self._max_queued:
-            error = NoCapacity(f"{call.task}: {len(self._queue)} calls are waiting")
+        if seat is None and not self._queue.admits(len(call.body)):
+            error = NoCapacity(f"{call.task}: {self._queue}", hint="wait a moment; `gridctl scale` adds instances")
             entry.settle(Outcome(error=error, started=False))
             return nothing_to_cancel
         entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
@@ -114,12 +112,12 @@ class Calls:
         if entry.call.task not in seat.instance.handlers:
             entry.settle(Outcome(error=TaskNotFound(f"no task {entry.call.task!r}"), started=False))
             return
-        entry.seat, entry.sent = seat, time.perf_counter()
-        seat.inside[entry] = None
+        seat.enter(entry)
         entry.cancel = seat.instance.invoke(entry.call, lambda outcome: self._finished(entry, seat, outcome))
 
     def _finished(self, entry: Call, seat: Seat, outcome: Outcome) -> None:
-        started = outcome.started or seat.has_started(entry)
+        stream = entry.call.stream
+        started = outcome.started or seat.has_started(entry) or (stream is not None and stream.started)
         seat.leave(entry)
         if isinstance(outcome.error, TaskCrashed):
             seat.crashed = True
@@ -154,8 +152,7 @@ class Calls:
 
     def _put_back(self, entry: Call) -> None:
         """A call that an instance died before: it has not started, and waits again in its old place."""
-        place = sum(1 for other in self._queue if other.number < entry.number)
-        self._queue.insert(place, entry)
+        self._queue.put_back(entry)
         if self._closed:
             self._give_up(entry, NotReady("the instance is being stopped"))
         else:
@@ -163,10 +160,10 @@ class Calls:
 
     def _pump(self) -> None:
         while self._queue:
-            seat = self._free_seat(self._queue[0].call.task)
+            seat = self._free_seat(self._queue.first.call.task)
             if seat is None:
                 return
-            self._run(self._queue.popleft(), seat)
+            self._run(self._queue.pop(), seat)
         if not self._crashed and not any(seat.inside for seat in self.seats.values()):
             self._idle.set()
 

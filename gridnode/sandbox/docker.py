@@ -1,4 +1,4 @@
-"""Sandboxes as containers of a Docker engine (API 1.41 and later). The Docker SDK is used here only.
+"""Sandboxes as containers of a Docker engine (API 1.41 and later). The Docker SDK is used in the docker*.py files only.
 
 The SDK is synchronous: calls run on a few threads of their own. Exits of all instances come over one event stream,
 read by one thread: a blocking wait per instance would take a thread and a connection each.
@@ -6,12 +6,10 @@ read by one thread: a blocking wait per instance would take a thread and a conne
 
 import asyncio
 import contextlib
-import logging
 import math
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,12 +17,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from docker.api.client import APIClient  # type: ignore[import-untyped]
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound  # type: ignore[import-untyped]
+from docker.errors import APIError, DockerException, NotFound  # type: ignore[import-untyped]
 from requests.exceptions import RequestException
 
-from gridnode.errors import EngineUnavailable, SandboxError
-from gridnode.model import InstanceId, NodeId
+from gridnode.errors import SandboxError
+from gridnode.model import InstanceId, Network, NodeId
 from gridnode.sandbox import Exit, Held, Keep, Output, SandboxSpec
+from gridnode.sandbox.docker_engine import Engine, Events
+from gridnode.sandbox.docker_network import EgressNetwork
+from gridnode.sandbox.egress import NETWORK
 from gridnode.sandbox.output import STREAMS, last_lines
 from gridnode.sandbox.spec import (
     LABEL_GRID,
@@ -38,8 +39,6 @@ from gridnode.sandbox.spec import (
     node_filters,
 )
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 DEFAULT_URL = "unix:///var/run/docker.sock"
 MAX_LOG_LINES = 1000
@@ -49,8 +48,6 @@ _FIRST_LINES = 64
 _KEPT_LINES = 200
 _EXIT_LOG_LINES = 50
 _KILLED = 137
-_EVENTS_OVERLAP = 5
-_EVENTS_RETRY = 1.0
 _MOUNTINFO = Path("/proc/self/mountinfo")
 
 
@@ -63,7 +60,8 @@ class _Waiter:
 class DockerSandbox:
     """The Sandbox backend of one node. timeout: seconds the engine may take to answer one request.
 
-    keep: gets the last lines of an instance before they go with its container.
+    keep: gets the last lines of an instance before they go with its container. image: gridnode's own, for the rules
+    of the egress network, where this process runs in no container. ports: of this node's links, closed there.
     """
 
     def __init__(
@@ -73,19 +71,23 @@ class DockerSandbox:
         timeout: float = 30.0,
         threads: int = 4,
         keep: Keep | None = None,
+        image: str = "",
+        ports: Iterable[int] = (),
     ) -> None:
         self._node = node
         self._keep = keep
-        self._engine = _Engine(url, timeout)
+        self._image = image
+        self._egress = EgressNetwork(ports)
+        self._engine = Engine(url, timeout)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="engine")
         self._ids: dict[InstanceId, str] = {}
         self._waiters: defaultdict[str, set[_Waiter]] = defaultdict(set)
-        self._events: _Events | None = None
+        self._events: Events | None = None
 
     async def start(self, spec: SandboxSpec) -> None:
         """Create and start the container; leaves none behind when it fails or is cancelled."""
         name, config = container_name(spec), container_config(spec)
-        starting = asyncio.ensure_future(self._call(lambda client: _start(client, name, config)))
+        starting = asyncio.ensure_future(self._call(lambda client: self._start(client, spec, name, config)))
         try:
             self._ids[spec.instance] = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -138,7 +140,7 @@ class DockerSandbox:
 
     async def sweep(self, grid: str, age: float) -> int:
         """Remove what ended more than `age` seconds ago, of any node of the grid; how many."""
-        return await self._call(lambda client: _sweep(client, grid, time.time() - age))
+        return await self._call(lambda client: self._sweep(client, grid, time.time() - age))
 
     async def own_image(self) -> str | None:
         """Id of the image this process itself runs from; None when it is in no container of this engine."""
@@ -149,7 +151,7 @@ class DockerSandbox:
         if self._events:
             await asyncio.to_thread(self._events.close)
             self._events = None
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)  # what waits behind a mute engine waits on
         self._engine.close()
 
     async def _call(self, function: Callable[[APIClient], T]) -> T:
@@ -186,6 +188,30 @@ class DockerSandbox:
             if not self._waiters[container]:
                 del self._waiters[container]
 
+    def _start(self, client: APIClient, spec: SandboxSpec, name: str, config: dict[str, Any]) -> str:
+        if spec.network is not Network.EGRESS:
+            return _start(client, name, config)
+        self._close_egress(client)
+        try:
+            return _start(client, name, config)
+        except APIError:
+            self._egress.forget()  # its network may have been removed
+            raise
+
+    def _sweep(self, client: APIClient, grid: str, before: float) -> int:
+        count = _sweep(client, grid, before)
+        rows = client.containers(filters={"label": node_filters(self._node)})
+        if any(row.get("HostConfig", {}).get("NetworkMode") == NETWORK for row in rows):
+            self._close_egress(client)  # a firewall that was reloaded may have dropped its rules
+        return count
+
+    def _close_egress(self, client: APIClient) -> None:
+        """Shut the egress network off from all but the world outside."""
+        image = _own_image(client) or self._image
+        if not image:
+            raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
+        self._egress.ensure(client, image)
+
     def _keep_lines(self, client: APIClient, container: str, instance: InstanceId) -> None:
         if self._keep:
             with contextlib.suppress(DockerException, RequestException):  # it is to go, whatever becomes of its lines
@@ -200,7 +226,7 @@ class DockerSandbox:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(self._stir, container, code)
 
-            self._events = _Events(self._engine, self._node, stir)
+            self._events = Events(self._engine, node_filters(self._node), stir)
             self._events.start()
 
     def _stir(self, container: str | None, code: int | None) -> None:
@@ -209,82 +235,6 @@ class DockerSandbox:
             for waiter in self._waiters.get(key, ()):
                 waiter.code = waiter.code if code is None else code
                 waiter.stirred.set()
-
-
-class _Engine:
-    """The connection to the engine, made at first use; the boundary where the SDK's errors end."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        self._url = url
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._client: APIClient | None = None
-
-    def run(self, function: Callable[[APIClient], T]) -> T:
-        try:
-            return function(self._connected())
-        except (DockerException, RequestException, OSError) as exc:
-            raise self._translated(exc) from exc
-
-    def close(self) -> None:
-        if self._client:
-            self._client.close()
-
-    def _connected(self) -> APIClient:
-        with self._lock:
-            if self._client is None:
-                self._client = APIClient(self._url, version="auto", timeout=self._timeout)
-            return self._client
-
-    def _translated(self, exc: Exception) -> SandboxError:
-        if isinstance(exc, ImageNotFound):
-            return SandboxError(
-                f"the sandbox image is not on this server: {exc.explanation}",
-                hint="docker load or docker pull it there; scripts/image --node makes that of JavaScript tasks",
-            )
-        if isinstance(exc, APIError):
-            return SandboxError(f"the container engine refused: {exc.explanation or exc}")
-        return EngineUnavailable(
-            f"no container engine answers at {self._url}: {exc}", hint="is it running? systemctl status docker"
-        )
-
-
-class _Events(threading.Thread):
-    """Tells `stir` of every container of the node that ends, and of everything (None) whenever it begins to listen."""
-
-    def __init__(self, engine: _Engine, node: NodeId, stir: Callable[[str | None, int | None], None]) -> None:
-        super().__init__(name="engine-events", daemon=True)
-        self._engine = engine
-        self._filters = {"type": "container", "event": ["die", "destroy"], "label": node_filters(node)}
-        self._stir = stir
-        self._closed = threading.Event()
-        self._stream: Any = None
-
-    def run(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._engine.run(self._listen)
-            except Exception as exc:  # also what the SDK's stream parser raises: exits must go on being noticed
-                log.warning("engine events: %s", exc)
-            self._closed.wait(_EVENTS_RETRY)
-
-    def close(self) -> None:
-        self._closed.set()
-        if self._stream:
-            with contextlib.suppress(DockerException, OSError):
-                self._stream.close()
-        self.join()
-
-    def _listen(self, client: APIClient) -> None:
-        # The engine sends its headers before it subscribes us: `since` replays what falls in between.
-        since = int(time.time()) - _EVENTS_OVERLAP
-        self._stream = client.events(decode=True, filters=self._filters, since=since)
-        self._stir(None, None)
-        if self._closed.is_set():
-            self._stream.close()
-        for event in self._stream:
-            code = event.get("Actor", {}).get("Attributes", {}).get("exitCode")
-            self._stir(event["id"], int(code) if code is not None else None)
 
 
 def _start(client: APIClient, name: str, config: dict[str, Any]) -> str:

@@ -188,7 +188,9 @@ class Instance:
 
         left = max(1, int((call.deadline - self._loop.time()) * 1000))
         try:
-            call_id = link.call(Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=left)
+            call_id = link.call(
+                Op.INVOKE, call.task, call.body, replied, meta=call.meta, deadline_ms=left, stream=call.stream
+            )
         except BodyTooLarge as exc:
             done(Outcome(error=exc, instance=self.id, started=False))
             return nothing_to_cancel

@@ -23,16 +23,22 @@ MAX_NESTED = 64
 """Calls that one instance has under way."""
 MAX_BYTES = 32 * 1024 * 1024
 """Of their bodies together."""
+MAX_PUBLISHED = 5000
+"""Events of one instance in a second, and as many bytes as of calls."""
 
 Key = tuple[Link, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """How calls leave a sandbox. route: places a call anywhere in the grid; timeout: a task's own, in seconds."""
+    """How calls leave a sandbox. route: places a call anywhere in the grid; timeout: a task's own, in seconds.
+
+    publish: sends JSON to all who listen to a topic, with the depth of the event; to how many.
+    """
 
     route: Callable[[Invocation, Done], Cancel]
     timeout: Callable[[TaskName], float]
+    publish: Callable[[str, bytes, int], int] | None = None
 
 
 class _Parent:
@@ -54,6 +60,8 @@ class Nested:
         self._parents: dict[Key, _Parent] = {}
         self._count = 0
         self._bytes = 0
+        self._second = 0.0
+        self._published = self._published_bytes = 0
 
     @property
     def count(self) -> int:
@@ -78,12 +86,15 @@ class Nested:
 
     def called(self, link: Link, frame: Frame) -> None:
         """A Call from inside the sandbox; GridError when it is refused."""
-        if frame.op != Op.INVOKE:
-            raise Forbidden(f"a sandbox may invoke tasks, nothing else: op {frame.op} is refused")
+        if frame.op not in (Op.INVOKE, Op.PUBLISH):
+            raise Forbidden(f"a sandbox may invoke tasks and publish, nothing else: op {frame.op} is refused")
         onward = self._onward
         if onward is None:
             raise NotReady("calls from inside a sandbox are not served here")
         parent = self._parent(link, frame)
+        if frame.op == Op.PUBLISH:
+            self._publish(link, frame, parent, onward)
+            return
         call = self._checked(parent.call, frame, onward)
         self._route(link, frame, parent, call, onward)
 
@@ -99,7 +110,7 @@ class Nested:
 
     def _checked(self, parent: Invocation, frame: Frame, onward: Onward) -> Invocation:
         """The nested call, no deeper and no longer than allowed."""
-        depth = max(0, messages.decode_call_meta(parent.meta).depth) + 1
+        depth = _depth(parent)
         now = self._loop.time()
         if depth > MAX_DEPTH:
             hint = "does a task end up calling itself?"
@@ -112,6 +123,19 @@ class Nested:
         deadline = min(parent.deadline, now + (frame.deadline_ms / 1000 or onward.timeout(task)))
         meta = msgspec.json.encode(CallMeta(secrets.token_hex(16), depth=depth))
         return Invocation(InvocationId(""), task, frame.body, deadline, meta)
+
+    def _publish(self, link: Link, frame: Frame, parent: _Parent, onward: Onward) -> None:
+        if onward.publish is None:
+            raise NotReady("events from inside a sandbox are not taken here")
+        now = self._loop.time()
+        if now - self._second >= 1.0:
+            self._second, self._published, self._published_bytes = now, 0, 0
+        self._published += 1
+        self._published_bytes += len(frame.body)
+        if self._published > MAX_PUBLISHED or self._published_bytes > MAX_BYTES:
+            raise NoCapacity(f"{frame.name}: this instance publishes too much in one second")
+        listeners = onward.publish(frame.name, frame.body, _depth(parent.call))
+        link.reply(frame.call_id, b"%d" % listeners)
 
     def _route(self, link: Link, frame: Frame, parent: _Parent, call: Invocation, onward: Onward) -> None:
         call_id, size = frame.call_id, len(frame.body)
@@ -143,6 +167,11 @@ class Nested:
         if not over:
             parent.children[call_id] = stop
             link.on_cancel(call_id, stop)
+
+
+def _depth(parent: Invocation) -> int:
+    """Of what is called or published by it."""
+    return max(0, messages.decode_call_meta(parent.meta).depth) + 1
 
 
 def _reply(link: Link, call_id: int, outcome: Outcome) -> None:

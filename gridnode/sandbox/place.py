@@ -61,6 +61,8 @@ class Place:
             secrets_dir=str(self.run_dir / instance / SECRETS) if task.secrets else "",
             runtimes_dir=str(self.runtimes_dir or ""),
             runtime_class=task.runtime_class,
+            health=task.health,
+            code=task.code,
             tmp_size=min(MAX_TMP, task.memory // 2),
         )
 

@@ -9,39 +9,54 @@ from dataclasses import replace
 from pathlib import Path
 
 import structlog
+from msgspec import structs
 
 from gridnode.errors import EngineUnavailable, GridError, NotReady, ReleaseFailed, TaskFailure, TaskNotFound
 from gridnode.link import Cancel, LinkLimits, nothing_to_cancel
 from gridnode.messages import MAX_TASKS
-from gridnode.model import Done, InstanceId, Invocation, Load, Order, Outcome, Process, Release, TaskName, TaskSpec
+from gridnode.model import (
+    Done,
+    InstanceId,
+    Invocation,
+    Load,
+    Order,
+    Outcome,
+    Process,
+    Release,
+    Root,
+    TaskName,
+    TaskSpec,
+)
 from gridnode.sandbox import Held, Sandbox
 from gridnode.sandbox.instance import Instance
 from gridnode.sandbox.nested import Onward
 from gridnode.sandbox.place import Place
 from gridnode.sandbox.spec import shape
+from gridnode.sandbox.sweep import Sweep
 from gridnode.sandbox.task_pool import Make, PoolLimits, TaskPool
 
 log = structlog.get_logger()
 
 _INSTANCE_LIMITS = LinkLimits(max_hello=64 * 1024, max_inbound=128)
 
-_SWEEP_EVERY = 180.0
-_SWEEP_AFTER = 60.0
-"""Seconds that an ended sandbox stays for its own node to remove it."""
-
 
 class Prepared:
-    """A release whose instances all run and are healthy, not yet serving. pools: by task file's name."""
+    """A release whose instances all run and are healthy, not yet serving. pools: by task file's name.
 
-    def __init__(self, release: Release, pools: dict[str, TaskPool]) -> None:
+    carried: of those that serve already, and go on, how their next instances are made.
+    """
+
+    def __init__(self, release: Release, pools: dict[str, TaskPool], carried: Mapping[str, Make] | None = None) -> None:
         self.release = release
         self.pools = pools
+        self.carried = carried or {}
         self.routes: dict[TaskName, TaskPool] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Handlers have become known."""
-        self.routes = {name: pool for pool in self.pools.values() for name in pool.handlers}
+        """Handlers have become known. A task that never ran here, for it is stopped, is known by its file's name."""
+        own = {TaskName(name): pool for name, pool in self.pools.items() if not pool.handlers}
+        self.routes = own | {name: pool for pool in self.pools.values() for name in pool.handlers}
 
 
 class Pool:
@@ -67,9 +82,11 @@ class Pool:
         self._on_change = on_change
         self._orders: dict[str, Order] = {}
         self._serving: Prepared | None = None
+        self._sweep = Sweep(sandbox, place.grid)
         self._starts = asyncio.Semaphore(limits.starts_at_once)
         self._drains: dict[asyncio.Task[None], Prepared] = {}
         self._found: dict[InstanceId, Held] = {}
+        self._adopting: dict[InstanceId, str] = {}
         self._draining = False
 
     @property
@@ -103,8 +120,13 @@ class Pool:
         return pool.invoke(call, done)
 
     async def prepare(self, release: Release, directory: Path) -> Prepared:
-        """Start every instance of the release that belongs here; ReleaseFailed, with all that failed, leaves none."""
-        specs = [spec for spec in release.tasks if spec.on.items() <= self._labels.items()]
+        """Start every instance of the release that belongs here; ReleaseFailed, with all that failed, leaves none.
+
+        A task of which nothing changed goes on in the instances it has.
+        """
+        here = [spec for spec in release.tasks if spec.on.items() <= self._labels.items()]
+        going_on = {spec.name: pool for spec in here if (pool := self._unchanged(spec))}
+        specs = [spec for spec in here if spec.name not in going_on]
         pools = {spec.name: self._task_pool(release, spec, directory) for spec in specs}
         prepared = False
         try:
@@ -116,7 +138,8 @@ class Pool:
             failures = tuple(result for result in results if isinstance(result, TaskFailure))
             if failures:
                 raise ReleaseFailed("; ".join(failure.message for failure in failures), failures)
-            ready = Prepared(release, pools)
+            carried = {name: self._maker(release, pool.spec, directory) for name, pool in going_on.items()}
+            ready = Prepared(release, pools | going_on, carried)
             if len(ready.routes) > MAX_TASKS:
                 raise ReleaseFailed(f"the release has {len(ready.routes)} tasks, at most {MAX_TASKS} can be announced")
             prepared = True
@@ -138,6 +161,11 @@ class Pool:
         """Every instance on this node, those of releases that drain too."""
         return [process for one in self._all() for pool in one.pools.values() for process in pool.processes()]
 
+    @property
+    def roots(self) -> set[Root]:
+        """Of the releases whose directories this node's instances read."""
+        return {root for one in self._all() for pool in one.pools.values() for root in pool.roots}
+
     def _all(self) -> list[Prepared]:
         return [*([self._serving] if self._serving else []), *self._drains.values()]
 
@@ -146,11 +174,22 @@ class Pool:
         wanted = spec.instances if order.instances is None else order.instances
         return 0 if order.stopped else wanted or os.cpu_count() or 1
 
+    def _unchanged(self, spec: TaskSpec) -> TaskPool | None:
+        """The pool that serves this task now, if all it may read and its settings are the same, and it is well."""
+        pool = self._serving.pools.get(spec.name) if self._serving else None
+        return pool if pool and spec.code and pool.spec == spec and pool.is_whole else None
+
     def _task_pool(self, release: Release, spec: TaskSpec, directory: Path) -> TaskPool:
         policy = self._limits.restarts
         restarts = replace(policy, max_restarts=spec.max_restarts, min_uptime=spec.min_uptime)
         limits = replace(self._limits, restarts=restarts)
-        return TaskPool(spec, self._maker(release, spec, directory), limits, self._wanted(spec), self._handlers_known)
+        make, owe = self._maker(release, spec, directory), self._sweep.owe
+        wanted = self._wanted(spec)
+        pool = TaskPool(spec, make, limits, wanted, self._handlers_known, owe)
+        before = self._serving.pools.get(spec.name) if self._serving else None
+        if before and not wanted:  # whoever calls it is told that it is stopped, by the names it had
+            pool.handlers = before.handlers
+        return pool
 
     def _handlers_known(self) -> None:
         if self._serving:
@@ -158,11 +197,17 @@ class Pool:
         self._on_change()
 
     def activate(self, prepared: Prepared) -> None:
-        """Serve from `prepared` from this moment on; the instances before it drain and stop."""
+        """Serve from `prepared` from this moment on, as ordered meanwhile; the instances before it drain and stop."""
         before, self._serving = self._serving, prepared
+        for name, make in prepared.carried.items():
+            prepared.pools[name].go_on_with(make)
+        for pool in prepared.pools.values():
+            pool.scale(self._wanted(pool.spec))
         if before:
-            drain = asyncio.create_task(self._retire(before), name="drain")
-            self._drains[drain] = before
+            gone = {name: pool for name, pool in before.pools.items() if prepared.pools.get(name) is not pool}
+            leaving = Prepared(before.release, gone)
+            drain = asyncio.create_task(self._retire(leaving), name="drain")
+            self._drains[drain] = leaving
             drain.add_done_callback(self._drains.pop)
 
     async def drained(self) -> None:
@@ -203,25 +248,20 @@ class Pool:
     async def reap(self) -> None:
         """Remove what was found and not adopted, and its sockets."""
         found, self._found = self._found, {}
-        for result in await asyncio.gather(*map(self._reap, found), return_exceptions=True):
-            if isinstance(result, Exception):
-                log.warning("could not remove a sandbox of an earlier life", error=str(result))
+        await asyncio.gather(*map(self._reap, found))
 
     async def _reap(self, instance: InstanceId) -> None:
         log.info("removing a sandbox of an earlier life", instance=instance)
-        await self._sandbox.stop(instance, 0)
+        try:
+            await self._sandbox.stop(instance, 0)
+        except GridError as exc:
+            log.warning("could not remove a sandbox of an earlier life", instance=instance, error=exc.message)
+            self._sweep.owe(instance)
         await asyncio.to_thread(shutil.rmtree, self._place.run_dir / instance, ignore_errors=True)
 
     async def sweep(self) -> None:
-        """Until cancelled: now and then remove what ended long ago, also what dead nodes of the grid left."""
-        while True:
-            try:
-                count = await self._sandbox.sweep(self._place.grid, _SWEEP_AFTER)
-                if count:
-                    log.info("removed sandboxes that had ended", count=count)
-            except GridError as exc:
-                log.warning("cannot look for ended sandboxes", error=exc.message)
-            await asyncio.sleep(_SWEEP_EVERY)
+        """Until cancelled: remove what ended long ago, also of dead nodes, and what could not be removed at once."""
+        await self._sweep.run()
 
     def _adoptable(self, release: Release, spec: TaskSpec, directory: Path) -> list[InstanceId]:
         """Sandboxes of an earlier life that are what this task would have started now, as many as are wanted."""
@@ -229,7 +269,7 @@ class Pool:
         alike = [one.instance for one in self._found.values() if one.running and one.shape == like]
         chosen = alike[: self._wanted(spec)]
         for instance in chosen:
-            del self._found[instance]
+            self._adopting[instance] = self._found.pop(instance).release
         return chosen
 
     async def _start(self, pool: TaskPool, found: list[InstanceId]) -> TaskFailure | EngineUnavailable | None:
@@ -252,6 +292,8 @@ class Pool:
         def make(on_ready: Callable[[Instance], None], found: InstanceId | None) -> Instance:
             instance = found or InstanceId(secrets.token_hex(4))
             sandbox_spec = self._place.spec(instance, release, spec, directory)
+            if found:  # it may have been started by an earlier release that was the same for it
+                sandbox_spec = structs.replace(sandbox_spec, release=self._adopting.pop(found, release.root))
             self._place.furnish(sandbox_spec, spec)
             return Instance(sandbox_spec, self._sandbox, _INSTANCE_LIMITS, on_ready, self._onward)
 

@@ -93,7 +93,10 @@ class SlotState(enum.StrEnum):
 
 @dataclass(slots=True)
 class Slot:
-    """One wanted instance. due: when to start, while waiting; stale: a rolling restart will replace the instance."""
+    """One wanted instance. due: when to start, while waiting; stale: a rolling restart will replace the instance.
+
+    why: how the last one ended that was not asked to, also while another serves.
+    """
 
     number: int
     state: SlotState = SlotState.STARTING
@@ -154,7 +157,7 @@ class Roster:
             return [Retire(instance)]
         slot = self.slots[number]
         before, slot.instance = slot.instance, instance
-        slot.state, slot.since, slot.starting, slot.stale, slot.why = SlotState.READY, now, False, False, ""
+        slot.state, slot.since, slot.starting, slot.stale = SlotState.READY, now, False, False
         effects: list[Effect] = [Retire(before)] if before else []
         return effects + self._roll()
 

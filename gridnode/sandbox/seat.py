@@ -51,6 +51,7 @@ class Seat:
         "instance",
         "pace",
         "retiring",
+        "streams",
     )
 
     def __init__(self, instance: Instance) -> None:
@@ -60,6 +61,7 @@ class Seat:
         self.answered = 0.0
         self.crashed = False
         self.retiring = False
+        self.streams = 0
         self.emptied: asyncio.Future[None] | None = None
         self.end = ""
         self._judged: dict[TaskName, Handler] | None = None
@@ -72,8 +74,8 @@ class Seat:
         handler = self.instance.handlers.get(task)
         if handler is None:
             return True
-        if handler.concurrency == 1 and self.inside and self.instance.is_calling:
-            return False  # what waits behind a call that waits could be the very one that it waits for
+        if handler.concurrency == 1 and self.inside and (self.streams or self.instance.is_calling):
+            return False  # what waits behind a call that waits, for its reader or for what could be this very one
         if handler.concurrency > 1:
             return len(self.inside) < handler.concurrency
         early = not self.inside or (self.pace < _WINDOW_TIME and self.runs_in_order)
@@ -91,9 +93,18 @@ class Seat:
         """Whether the call may have run, in part: of calls that run in order only the oldest, of a crash the first."""
         return (not self.crashed and next(iter(self.inside), None) is entry) or not self.runs_in_order
 
+    def enter(self, entry: Call) -> None:
+        """The call is sent in."""
+        entry.seat, entry.sent = self, time.perf_counter()
+        self.inside[entry] = None
+        if entry.call.stream:
+            self.streams += 1
+
     def leave(self, entry: Call) -> None:
         """The call is over in here."""
         self.inside.pop(entry, None)
+        if entry.call.stream:
+            self.streams -= 1
         entry.seat = None
         if not self.inside and self.emptied and not self.emptied.done():
             self.emptied.set_result(None)
@@ -106,8 +117,11 @@ class Seat:
         return not self.inside
 
     def took(self, entry: Call) -> None:
-        """Learn from an answer how long a call takes."""
+        """Learn from an answer how long a call takes; a stream takes as long as its reader."""
         now = time.perf_counter()
+        if entry.call.stream:
+            self.answered = now
+            return
         took = now - max(self.answered, entry.sent)
         self.answered = now
         self.pace = took if self.pace == _SLOW else self.pace + _SMOOTH * (took - self.pace)

@@ -10,7 +10,8 @@ import msgspec
 from gridnode.errors import SandboxError
 from gridnode.model import InstanceId, Network, NodeId
 from gridnode.sandbox import SandboxSpec
-from gridnode.task_bounds import is_env_name, is_runtime_class
+from gridnode.sandbox.egress import NETWORK
+from gridnode.task_bounds import is_env_name, is_health, is_runtime_class
 
 LABEL_NODE: Final = "gridcontrol.node"
 LABEL_INSTANCE: Final = "gridcontrol.instance"
@@ -31,6 +32,7 @@ ENTRYPOINTS: Final[dict[str, tuple[str, ...]]] = {
     "python": ("python3", "-I", f"{RUNTIMES_MOUNT}/python.py"),
     "node": ("node", f"{RUNTIMES_MOUNT}/node.js"),
     "exec": ("python3", "-I", f"{RUNTIMES_MOUNT}/exec.py"),
+    "http": ("python3", "-I", f"{RUNTIMES_MOUNT}/http.py"),
     "image": (),
 }
 """What runs in a sandbox, found on the image's own PATH; nothing of ours with `image`, which speaks for itself."""
@@ -65,7 +67,7 @@ def container_config(spec: SandboxSpec) -> dict[str, Any]:
         "WorkingDir": RELEASE_MOUNT,
         "Tty": False,
         "OpenStdin": False,
-        "NetworkDisabled": True,
+        "NetworkDisabled": spec.network is Network.NONE,
         "Healthcheck": {"Test": ["NONE"]},
         "StopSignal": "SIGTERM",
         "HostConfig": _isolation(spec) | _limits(spec),
@@ -88,6 +90,8 @@ def environment(spec: SandboxSpec) -> dict[str, str]:
     }
     if spec.concurrency:
         own["GRID_CONCURRENCY"] = str(spec.concurrency)
+    if spec.health:
+        own["GRID_HEALTH"] = spec.health
     return {"HOME": "/tmp", "LANG": "C.UTF-8"} | spec.env | own
 
 
@@ -104,8 +108,13 @@ def labels(spec: SandboxSpec) -> dict[str, str]:
 
 
 def shape(spec: SandboxSpec) -> str:
-    """32 hex digits that are the same for instances started alike: whatever the spec says but which one it is."""
+    """32 hex digits that are the same for instances started alike: whatever the spec says but which one it is.
+
+    Of the release it says as much as the task's code, where that is known.
+    """
     alike = msgspec.structs.replace(spec, instance=InstanceId(""), socket_dir="", secrets_dir="")
+    if spec.code:
+        alike = msgspec.structs.replace(alike, release="", release_dir="")
     return hashlib.sha256(msgspec.json.encode(alike, order="deterministic")).hexdigest()[:32]
 
 
@@ -123,7 +132,7 @@ def container_id(mountinfo: str) -> str | None:
 def _isolation(spec: SandboxSpec) -> dict[str, Any]:
     # The engine's seccomp and AppArmor profiles apply because SecurityOpt does not name any.
     return {
-        "NetworkMode": "none",
+        "NetworkMode": NETWORK if spec.network is Network.EGRESS else "none",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
@@ -183,12 +192,13 @@ def _check(spec: SandboxSpec) -> None:
     _demand(not file.is_absolute() and ".." not in file.parts, spec, "file")
     _demand(spec.runtime in ENTRYPOINTS, spec, "runtime")
     _demand(spec.concurrency >= 0, spec, "concurrency")
+    _demand(spec.health == "" or is_health(spec.health, spec.runtime), spec, "health")
     _demand(spec.memory >= MIN_MEMORY, spec, "memory")
     _demand(spec.pids >= MIN_PIDS, spec, "pids")
     _demand(0.01 <= spec.cpu <= MAX_CPU, spec, "cpu")
     _demand(0 < spec.tmp_size <= spec.memory, spec, "tmp_size")
     _demand(spec.runtime_class == "" or is_runtime_class(spec.runtime_class), spec, "runtime_class")
-    _demand(spec.network is Network.NONE, spec, "network")
+    _demand(isinstance(spec.network, Network), spec, "network")
     _demand(all(is_env_name(name) and "\0" not in value for name, value in spec.env.items()), spec, "env")
 
 

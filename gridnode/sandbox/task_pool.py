@@ -8,8 +8,9 @@ import structlog
 
 from gridnode.errors import EngineUnavailable, GridError, NotReady
 from gridnode.link import Cancel, nothing_to_cancel
-from gridnode.model import Done, InstanceId, Invocation, Outcome, Process, TaskName, TaskSpec
+from gridnode.model import Done, InstanceId, Invocation, Outcome, Process, Root, TaskName, TaskSpec
 from gridnode.sandbox.calls import Calls
+from gridnode.sandbox.health import Health, HealthPolicy
 from gridnode.sandbox.instance import End, Handler, Instance
 from gridnode.sandbox.roster import (
     Effect,
@@ -29,6 +30,7 @@ from gridnode.sandbox.roster import (
     Tick,
 )
 from gridnode.sandbox.seat import Seat
+from gridnode.sandbox.waiting import Waiting
 
 log = structlog.get_logger()
 
@@ -44,9 +46,13 @@ Make = Callable[[Callable[[Instance], None], InstanceId | None], Instance]
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Seconds; max_queued: calls waiting per task file; starts_at_once: sandboxes started side by side."""
+    """Seconds; max_queued: calls waiting per task file; max_queued_size: bytes of their arguments.
+
+    starts_at_once: sandboxes started side by side.
+    """
 
     max_queued: int = 256
+    max_queued_size: int = 64 * 1024 * 1024
     cancel_grace: float = 1.0
     stop_grace: float = 2.0
     drain_timeout: float = 30.0
@@ -54,10 +60,14 @@ class PoolLimits:
     adopt_timeout: float = 3.0
     starts_at_once: int = 4
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
 
 
 class TaskPool:
-    """One task file's instances. make: one that is to run; on_change: handlers are known."""
+    """One task file's instances. make: one that is to run; on_change: handlers are known.
+
+    owe: takes an instance that could not be removed.
+    """
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class TaskPool:
         limits: PoolLimits,
         wanted: int = 1,
         on_change: Callable[[], None] = lambda: None,
+        owe: Callable[[InstanceId], None] = lambda _: None,
     ) -> None:
         self.spec = spec
         self.handlers: dict[TaskName, Handler] = {}
@@ -73,9 +84,10 @@ class TaskPool:
         self._limits = limits
         self._wanted = wanted
         self._on_change = on_change
+        self._owe = owe
         self._loop = asyncio.get_running_loop()
         self._roster = Roster(limits.restarts)
-        self._calls = Calls(limits.max_queued, limits.cancel_grace, self._kill)
+        self._calls = Calls(Waiting(limits.max_queued, limits.max_queued_size), limits.cancel_grace, self._kill)
         self._adopted: list[Instance] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self._tick: asyncio.TimerHandle | None = None
@@ -89,6 +101,20 @@ class TaskPool:
     def slots(self) -> list[Slot]:
         """The wanted instances and how they are."""
         return self._roster.slots
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every instance wanted serves."""
+        return all(slot.state is SlotState.READY for slot in self.slots)
+
+    @property
+    def roots(self) -> set[Root]:
+        """Of the releases whose directories its instances read."""
+        return {Root(seat.instance.spec.release) for seat in self._calls.seats.values()}
+
+    def go_on_with(self, make: Make) -> None:
+        """Serve as part of another release: instances to come are made so."""
+        self._make = make
 
     def processes(self) -> Iterator[Process]:
         """Every slot, then the instances that are to go."""
@@ -262,6 +288,8 @@ class TaskPool:
         instance = self._make(self._calls.connected, None)
         try:
             await instance.start(self._limits.start_timeout)
+            if self.spec.health:
+                await Health(instance, self.spec.health, self._limits.health).prove()
         except BaseException:
             await asyncio.shield(self._remove(instance))
             raise
@@ -270,6 +298,8 @@ class TaskPool:
     def _take_seat(self, slot: int, instance: Instance) -> None:
         self._spawn(self._watch(instance), "watch")
         self._calls.add(instance)
+        if self.spec.health:
+            self._spawn(self._check(self._calls.seats[instance.id]), "health")
         self._happened(Ready(slot, instance.id))
         if self.handlers != instance.handlers:
             self.handlers = instance.handlers
@@ -292,6 +322,21 @@ class TaskPool:
         self._calls.remove(instance)
         self._happened(Ended(instance.id, _told(end.log, end.reason)))
 
+    async def _check(self, seat: Seat) -> None:
+        """Ask now and then whether it is well, and end it when it is not. One that is busy with a call is not asked."""
+        health = Health(seat.instance, self.spec.health, self._limits.health)
+        while True:
+            await asyncio.sleep(self._limits.health.every)
+            if seat.retiring or self._calls.seats.get(seat.instance.id) is not seat:
+                return
+            if not seat.instance.is_ready or (seat.inside and seat.runs_in_order):
+                continue
+            why = await health.check()
+            if why and not seat.retiring and not seat.end:
+                log.warning("replacing an instance", file=self.spec.file, instance=seat.instance.id, reason=why)
+                await self._remove(seat.instance, self._limits.stop_grace, why)
+                return
+
     async def _retire(self, seat: Seat) -> None:
         """Let it finish the calls inside, for at most drain_timeout; that it then ends is for _watch to see."""
         await seat.empty(self._limits.drain_timeout)
@@ -305,6 +350,7 @@ class TaskPool:
             await instance.stop(grace, why)
         except GridError as exc:
             log.warning("could not stop an instance", instance=instance.id, error=exc.message)
+            self._owe(instance.id)
 
 
 def _told(log: str, reason: str) -> str:

@@ -5,7 +5,7 @@
 Tree nodes are stored and travel as chunks, under their own hash. A hash is always of the uncompressed bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from gridnode.model import ChunkHash
@@ -37,6 +37,21 @@ class ChunkStore(Protocol):
 
     def put_batch(self, chunks: Iterable[tuple[ChunkHash, EncodedChunk]]) -> None:
         """As `put_encoded` for many at the cost of one; those before a bad one may be kept."""
+
+    def hashes(self) -> Iterator[ChunkHash]:
+        """Every chunk held."""
+
+    def count(self) -> int:
+        """How many chunks are held."""
+
+    def quarantined(self) -> dict[ChunkHash, str]:
+        """The chunks that proved bad and were not put again since, and why."""
+
+    def delete(self, chunks: Iterable[ChunkHash]) -> None:
+        """Forget these chunks, bad ones too; those not held are fine. `compact` frees their room."""
+
+    def compact(self) -> int:
+        """Free the room of chunks that are gone; bytes freed. May run beside all else."""
 
     def sweep(self, live: set[ChunkHash]) -> int:
         """Remove every chunk that is not in `live`; returns how many went."""

@@ -1,5 +1,6 @@
 """Releases on this node's disk: one read-only directory each, and a note of which one serves."""
 
+from collections.abc import Set
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,7 @@ import structlog
 
 from gridnode.errors import SyncError
 from gridnode.files import write_durably
-from gridnode.model import Release
+from gridnode.model import Release, Root
 from gridnode.sync import ChunkStore
 from gridnode.sync.materialise import materialise, remove
 
@@ -27,11 +28,10 @@ class ReleaseDisk:
         """The release's directory, built if need be; raises SyncError."""
         return materialise(release.root, self._store, self._releases)
 
-    def keep(self, releases: tuple[Release, ...]) -> None:
-        """Remove the directories of all other releases."""
-        kept = {release.root for release in releases}
+    def keep(self, roots: Set[Root]) -> None:
+        """Remove the directories of all releases but these."""
         for path in self._releases.iterdir():
-            if path.name not in kept:
+            if path.name not in roots:
                 remove(path)
 
     def save_active(self, release: Release) -> None:

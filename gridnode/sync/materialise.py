@@ -1,4 +1,8 @@
-"""A release as a directory: built aside from chunks, made read-only, fsynced, then renamed to its root's name."""
+"""A release as a directory: built aside, made read-only, fsynced, then renamed to its root's name.
+
+A file that an earlier release on this disk has too is shared with it (reflink, else hard link); others are written
+from chunks, as is one that cannot be shared.
+"""
 
 import contextlib
 import errno
@@ -11,10 +15,14 @@ from pathlib import Path
 from gridnode.errors import ManifestInvalid, SyncError
 from gridnode.model import ChunkHash, Root
 from gridnode.sync import ChunkStore
+from gridnode.sync.chunk import MAX_CHUNK
+from gridnode.sync.earlier import EarlierFiles
 from gridnode.sync.manifest import ChunkList, Entry, EntryKind, name_text, root_hash
 from gridnode.sync.tree import iter_chunks, iter_files
 
 _ASIDE = ".new-"
+_ZEROS = bytes(MAX_CHUNK)
+"""A chunk of nothing else becomes a hole, as it was in a sparse file."""
 _DIRECTORY_MODE = 0o555
 _FILE_MODES = {EntryKind.FILE: 0o444, EntryKind.EXECUTABLE: 0o555}
 
@@ -28,8 +36,7 @@ def materialise(root: Root, store: ChunkStore, releases_dir: Path) -> Path:
             return final
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=releases_dir))
         try:
-            _fill(aside, root, store)
-            _seal(aside)
+            _seal(aside, _fill(aside, root, store, EarlierFiles(releases_dir, store.get)))
             aside.rename(final)
             _fsync(releases_dir)
         except BaseException:
@@ -53,15 +60,20 @@ def remove(path: Path) -> None:
         _delete(aside)
 
 
-def _fill(top: Path, root: Root, store: ChunkStore) -> None:
+def _fill(top: Path, root: Root, store: ChunkStore, earlier: EarlierFiles) -> set[str]:
+    """Everything in its place; the paths of the files that were written."""
+    written: set[str] = set()
     for path, entry in iter_files(root, store.get):
         place = top / path
         if isinstance(entry.ref, ChunkList):
-            _write(place, entry, entry.ref, store)
+            if not earlier.take(entry, entry.ref, _FILE_MODES[entry.kind], place):
+                _write(place, entry, entry.ref, store)
+                written.add(str(place))
         elif entry.kind is EntryKind.LINK:
             place.symlink_to(name_text(entry.ref))
         else:
             place.mkdir(mode=0o700)
+    return written
 
 
 def _write(place: Path, entry: Entry, content: ChunkList, store: ChunkStore) -> None:
@@ -71,17 +83,21 @@ def _write(place: Path, entry: Entry, content: ChunkList, store: ChunkStore) -> 
             chunk = store.get(ChunkHash(ref.hash))
             if len(chunk) != ref.length:
                 raise ManifestInvalid(f"chunk {ref.hash.hex()} has {len(chunk)} bytes, {ref.length} stated")
-            file.write(chunk)
+            if chunk == _ZEROS[: len(chunk)]:
+                file.seek(len(chunk), os.SEEK_CUR)
+            else:
+                file.write(chunk)
+        file.truncate()
         os.fchmod(file.fileno(), _FILE_MODES[entry.kind])
 
 
-def _seal(top: Path) -> None:
+def _seal(top: Path, written: set[str]) -> None:
     """Everything to disk, files after all are written (one pass of the journal), directories last and read-only."""
     for where, _, names in os.walk(top, topdown=False):
         for name in names:
-            path = Path(where, name)
-            if not path.is_symlink():
-                _fsync(path)
+            path = os.path.join(where, name)
+            if path in written:
+                _fsync(Path(path))
         os.chmod(where, _DIRECTORY_MODE)
         _fsync(Path(where))
 

@@ -1,15 +1,16 @@
 """Follows the grid's release: fetch its chunks, materialise, prove its instances healthy, switch."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from gridnode.errors import GridError, ReleaseFailed, SyncError, TaskFailure
-from gridnode.model import NodeId, Release, ReleaseReport, ReleaseState, ReleaseStatus
+from gridnode.model import NodeId, Release, ReleaseReport, ReleaseState, ReleaseStatus, Root
 from gridnode.sandbox.pool import Pool
+from gridnode.sync.pace import Pace
 from gridnode.sync.transfer import Fetch, Progress
 
 log = structlog.get_logger()
@@ -24,15 +25,22 @@ class Disk(Protocol):
     def materialise(self, release: Release) -> Path:
         """The release's directory, built if need be; raises SyncError."""
 
-    def keep(self, releases: tuple[Release, ...]) -> None:
+    def keep(self, roots: Set[Root]) -> None:
         """Remove the directories of all others."""
 
     def save_active(self, release: Release) -> None:
         """Remember, durably, that this one serves."""
 
 
+async def _no_images(references: Iterable[str]) -> None:
+    return
+
+
 class Releases:
-    """Brings this node to the release it is told to follow; the newest told wins."""
+    """Brings this node to the release it is told to follow; the newest told wins.
+
+    images: waits for those of these names that are on their way here; SyncError when one fails.
+    """
 
     def __init__(
         self,
@@ -41,7 +49,9 @@ class Releases:
         pool: Pool,
         fetch: Callable[[Progress], Fetch],
         on_status: Callable[[ReleaseStatus], None],
+        images: Callable[[Iterable[str]], Awaitable[None]] = _no_images,
     ) -> None:
+        self._images = images
         self._node = node
         self._disk = disk
         self._pool = pool
@@ -113,7 +123,8 @@ class Releases:
     async def _activate(self, release: Release) -> None:
         self._failures = ()
         self._tell(release, ReleaseState.FETCHING)
-        await self._fetch(lambda have, total: self._tell(release, ReleaseState.FETCHING, have, total)).run(release.root)
+        await self._fetch(self._progress(release)).run(release.root)
+        await self._images({task.image for task in release.tasks if task.image})
         directory = await asyncio.to_thread(self._disk.materialise, release)
         self._tell(release, ReleaseState.STARTING, release.size, release.size)
         prepared = await self._pool.prepare(release, directory)
@@ -123,7 +134,8 @@ class Releases:
         self._tell(release, ReleaseState.ACTIVE, release.size, release.size)
         log.info("release active", project=release.project, root=release.root, sequence=release.sequence)
         await self._pool.drained()
-        await asyncio.to_thread(self._disk.keep, (release, before) if before else (release,))
+        roots = {release.root, before.root if before else release.root} | self._pool.roots
+        await asyncio.to_thread(self._disk.keep, roots)
 
     async def _note_active(self, release: Release) -> None:
         """It serves already: a disk that refuses the note only means that a restart begins with an older one."""
@@ -132,8 +144,18 @@ class Releases:
         except SyncError as exc:
             log.error("could not note the active release", root=release.root, error=exc.message)
 
-    def _tell(self, release: Release, state: ReleaseState, have: int = 0, total: int = 0, error: str = "") -> None:
-        self._status = ReleaseStatus(release.sequence, release.root, state, have, total, error[:2000])
+    def _progress(self, release: Release) -> Progress:
+        pace, now = Pace(), asyncio.get_running_loop().time
+
+        def tell(have: int, total: int) -> None:
+            self._tell(release, ReleaseState.FETCHING, have, total, rate=pace.note(have, now()))
+
+        return tell
+
+    def _tell(
+        self, release: Release, state: ReleaseState, have: int = 0, total: int = 0, error: str = "", rate: int = 0
+    ) -> None:
+        self._status = ReleaseStatus(release.sequence, release.root, state, have, total, error[:2000], rate)
         self._on_status(self._status)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from gridnode.errors import ManifestInvalid
+from gridnode.errors import ManifestInvalid, SyncError
 from gridnode.model import ChunkHash, Root
 from gridnode.sync.chunk import Chunking, ChunkRef, chunk_hash
 from gridnode.sync.manifest import (
@@ -217,6 +217,21 @@ def iter_chunks(content: ChunkList, get: Get) -> Iterator[ChunkRef]:
         if node.level != content.level - 1 or node.size != ref.length:
             raise ManifestInvalid("chunk list node is not what its parent states")
         yield from iter_chunks(node, get)
+
+
+def reachable(roots: Iterable[Root], get: Get) -> set[ChunkHash]:
+    """Every tree node and chunk that these trees hold, as far as their nodes are here."""
+    waiting = [root_hash(root) for root in roots]
+    found = set(waiting)
+    while waiting:
+        try:
+            node = decode_node(get(waiting.pop()))
+        except SyncError:
+            continue
+        found.update(ref.hash for ref in node.chunks())
+        waiting += [below for below in node.nodes() if below not in found]
+        found.update(node.nodes())
+    return found
 
 
 def _load(get: Get, name: ChunkHash, kind: type[NodeT]) -> NodeT:

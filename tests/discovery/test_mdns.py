@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gridnode.discovery.interfaces import multicast_interfaces
 from gridnode.discovery.mdns import MdnsDiscovery
 from gridnode.identity import SEAL_WINDOW, seal, unseal
 from gridnode.model import Address, NodeId, Sighting
@@ -29,6 +30,7 @@ def discovery(
         lambda: addresses,
         lambda payload: seal(key, payload, time.time() + skew, next(NONCES).to_bytes(12, "big")),
         lambda sealed: unseal(key, sealed, time.time()),
+        multicast_interfaces,
     )
 
 

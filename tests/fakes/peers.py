@@ -10,7 +10,16 @@ from pathlib import Path
 from gridnode import wire
 from gridnode.errors import GridError
 from gridnode.gridfile import Gridfile, render_secret
-from gridnode.identity import DAY, Credentials, authority_of, issue_leaf, mint_card, operator_credentials
+from gridnode.identity import (
+    DAY,
+    Credentials,
+    authority_of,
+    issue_leaf,
+    mint_card,
+    mint_share,
+    operator_credentials,
+    share_credentials,
+)
 from gridnode.link import LinkEnd, LinkLimits
 from gridnode.link.client import dial
 from gridnode.link.protocol import Identify, Link
@@ -25,6 +34,7 @@ NOW = time.time()
 AUTHORITY = authority_of(Gridfile("g", (), grid_password=render_secret(b"\1" * 32)))
 FOREIGN = authority_of(Gridfile("h", (), grid_password=render_secret(b"\2" * 32)))
 OPERATOR = operator_credentials(AUTHORITY, NOW, b"o" * 32)
+USER = share_credentials(mint_share(AUTHORITY, "alice", NOW, DAY, b"u" * 32), NOW)
 
 
 def node_credentials(name: str) -> Credentials:
@@ -125,6 +135,7 @@ class Hop:
 
     def __init__(self, kind: str, end: LinkEnd, limits: LinkLimits, directory: Path) -> None:
         self.kind, self.end, self.limits = kind, end, limits
+        self.identify: Identify = TLS_IDENTITY
         self._path = str(directory / "s")
         self._server: asyncio.Server | None = None
         self._opened: list[Link | Raw] = []
@@ -144,7 +155,7 @@ class Hop:
             self._server = await loop.create_server(self._accept, "127.0.0.1", 0, ssl=context, ssl_shutdown_timeout=1)
 
     def _accept(self) -> Link:
-        link = Link(self.end, self.limits, None if self.kind == "unix" else TLS_IDENTITY)
+        link = Link(self.end, self.limits, None if self.kind == "unix" else self.identify)
         self.accepted.append(link)
         return link
 

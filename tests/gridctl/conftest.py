@@ -16,9 +16,11 @@ import structlog
 import uvloop
 
 from gridctl.new import new_gridfile
-from gridnode.node import Node, read_card
+from gridnode.node import Node
 from gridnode.sandbox import Keep
 from gridnode.settings import Settings
+from gridnode.start import read_card
+from tests.fakes.images import ImageEngine
 from tests.fakes.process_sandbox import ProcessSandbox
 
 
@@ -129,11 +131,12 @@ def make_grid() -> Iterator[Callable[[int], RunningGrid]]:
             made = new_gridfile(directory, "test", servers=["127.0.0.1"], seeds=seeds)
             grid = RunningGrid(made.path, ports)
 
-            def sandbox(node: object, keep: Keep) -> ProcessSandbox:
+            def sandbox(node: object, keep: Keep, **others: object) -> ProcessSandbox:
                 grid.sandboxes.append(ProcessSandbox(keep=keep))
                 return grid.sandboxes[-1]
 
             patch.setattr("gridnode.node.DockerSandbox", sandbox)
+            patch.setattr("gridnode.node.DockerImages", ImageEngine)
             nodes = NodeThread(grid, directory)
             nodes.start()
             stack.callback(nodes.stop)

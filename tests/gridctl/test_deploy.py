@@ -116,8 +116,11 @@ def test_a_large_project_is_asked_about(
 
 
 def test_time_running_out(grid: RunningGrid, project: Path, capsys: Capture) -> None:
-    (project / "tasks" / "late.py").write_text("import time\ntime.sleep(1.5)\n\ndef handler(event):\n    return 1\n")
-    assert deploy(grid, project, "-y", "--timeout", "0.6", "--json") == 124
+    gate = project.parent / "gate"
+    waiting = f"import os, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.05)\n"
+    (project / "tasks" / "late.py").write_text(waiting + "\ndef handler(event):\n    return 1\n")
+    assert deploy(grid, project, "-y", "--timeout", "2", "--json") == 124
+    gate.touch()
     out, err = capsys.readouterr()
     assert "node-1 is not ready: starting" in err
     assert {node["state"] for node in json.loads(out)["nodes"]} == {"starting"}

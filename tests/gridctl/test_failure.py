@@ -19,6 +19,7 @@ from gridnode import errors
         (errors.NoNode("x"), 4),
         (errors.TaskNotFound("x"), 5),
         (errors.NodeNotFound("x"), 5),
+        (errors.ReleaseNotFound("x"), 5),
         (errors.TaskRaised("x"), 6),
         (errors.CallTimeout("x"), 124),
         (KeyboardInterrupt(), 130),

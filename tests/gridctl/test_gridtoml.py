@@ -139,6 +139,10 @@ def test_a_directory_called_as_a_key() -> None:
         ("defaults = 1", "line 1: defaults has to be a table"),
         ("[tasks]\nreq = 1", "line 2: tasks.req has to be a table"),
         ('[tasks.reports.daily]\n[tasks."reports.daily"]', "line 2: [tasks.reports.daily] is there twice"),
+        (
+            "[tasks.req]\non = ['orders.*']",
+            "line 2: on has to be a table, such as on = { gpu = true }; for events, write topics = [...]",
+        ),
         ("[defaults]\nenv = 'A=1'", "line 2: env has to be a table, such as env = {"),
         ("[defaults.env]\nGRID_NODE = 'x'", 'line 2: env cannot have the name "GRID_NODE": letters'),
         ("[defaults.env]\nPATH = '/task'", 'line 2: env cannot have the name "PATH": letters'),
@@ -266,3 +270,15 @@ def test_the_faults_in_the_docs() -> None:
     page = PAGE.read_text()
     text = '[tasks.req]\ncpu = 1\nmemroy = "1GB"\ntimeout = "5 minutes"\n\n[tasks.rq]\n'
     assert "\n".join(faults(text)) in page
+
+
+def test_health_is_what_the_runtime_can_be_asked() -> None:
+    found = configured('[tasks.req]\nhealth = "well"\n')["req"]
+    assert (found.spec.health, str(found.settings["health"])) == ("well", "[tasks.req] line 2")
+    program = TaskSpec("run", "tasks/run.sh", "exec")
+    assert faults('[defaults]\nhealth = "well"\n', REQ, program) == [
+        'grid.toml, line 2: health of run cannot be "well": a program that runs once a call cannot be asked'
+    ]
+    assert faults('[tasks.req]\nmemory = "1GB"\nhealth = "/healthz"\n') == [
+        'grid.toml, line 3: health of req cannot be "/healthz": the name of a public function of its file'
+    ]

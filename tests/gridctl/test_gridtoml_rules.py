@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from gridctl.gridtoml_rules import RULES, TABLES, as_text, memory_text
-from gridnode.model import Network, TaskSpec
+from gridnode.model import Deliver, Network, TaskSpec
 
 SPEC = TaskSpec("req", "tasks/req.py")
 
@@ -26,10 +26,14 @@ SPEC = TaskSpec("req", "tasks/req.py")
         ("timeout", 1, 1.0),
         ("min_uptime", 0, 0.0),
         ("min_uptime", "1.5s", 1.5),
+        ("health", "well", "well"),
+        ("health", "/healthz?deep=1", "/healthz?deep=1"),
         ("concurrency", 64, 64),
         ("network", "egress", Network.EGRESS),
         ("secrets", [], ()),
         ("idempotent", False, False),
+        ("topics", ["orders.*", ">"], ("orders.*", ">")),
+        ("deliver", "each", Deliver.EACH),
         ("max_restarts", 0, 0),
     ],
 )
@@ -52,16 +56,19 @@ def test_what_is_allowed(key: str, value: object, read: object) -> None:
         ("runtime", ["", "ruby", 1, ["python"]]),
         ("image", ["", "-x", "a b", 1]),
         ("runtime_class", ["", "/", 1]),
+        ("topics", ["a", [1], [""], ["a..b"], ["a", "a"], [["a"]], [f"t{n}" for n in range(33)]]),
+        ("deliver", ["", "all", 1, None, ["one"], True]),
         ("idempotent", [0, 1, "true", None]),
         ("max_restarts", [-1, 1001, True, 1.0]),
+        ("health", ["", "_well", "a.b", "a b", "1a", "/a b", "/\n", "x" * 101, "/" * 256, 1, True, None, ["well"]]),
     ],
 )
 def test_what_is_not(key: str, values: list[object]) -> None:
     assert [value for value in values if RULES[key].read(value) is not None] == []
 
 
-def test_every_field_of_a_task_but_its_name_has_a_rule() -> None:
-    assert {*RULES, *TABLES} == set(TaskSpec.__struct_fields__) - {"name", "file"}
+def test_every_setting_of_a_task_has_a_rule() -> None:
+    assert {*RULES, *TABLES} == set(TaskSpec.__struct_fields__) - {"name", "file", "code"}
 
 
 def test_no_text_holds_what_an_environment_cannot() -> None:
@@ -86,6 +93,9 @@ def test_a_default_for_people_reads_back() -> None:
         "idempotent": "false",
         "max_restarts": "10",
         "min_uptime": "1s",
+        "health": "-",
+        "topics": "-",
+        "deliver": "one",
         "env": "-",
         "on": "-",
     }

@@ -28,6 +28,12 @@ def test_stdout_is_the_result(hello_grid: RunningGrid, capsys: Capture) -> None:
     assert (out, err) == ('{"a":[1,"ü"]}\n', "")
 
 
+def test_an_idempotency_key(hello_grid: RunningGrid, capsys: Capture) -> None:
+    assert [invoke(hello_grid, "echo", "-d", "1", "--idempotency-key", "cli 1") for _ in range(2)] == [0, 0]
+    assert invoke(hello_grid, "echo", "-d", "2", "--idempotency-key", "cli 1") == 1
+    assert "was used for another" in capsys.readouterr().err
+
+
 def test_no_argument_is_null(hello_grid: RunningGrid, capsys: Capture) -> None:
     assert invoke(hello_grid, "echo") == 0
     assert capsys.readouterr().out == "null\n"
@@ -150,3 +156,36 @@ def test_fields_of_an_outcome() -> None:
     assert as_fields(outcome()) == {"result": [1], **ran}
     error = {"code": "task_raised", "message": "no", "trace": "T"}
     assert as_fields(outcome(TaskRaised("no", trace="T"))) == {"error": error, **ran}
+
+
+def test_many_calls_and_a_summary(hello_grid: RunningGrid, capsys: Capture) -> None:
+    assert invoke(hello_grid, "echo", "-d", "1", "--repeat", "200", "--concurrency", "16", "--json") == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["schema"], fields["calls"], fields["succeeded"], fields["errors"]) == (1, 200, 200, {})
+    assert sum(fields["nodes"].values()) == 200
+    assert fields["calls_per_second"] > 0
+    assert invoke(hello_grid, "echo", "-d", "1", "--repeat", "3") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("3 calls in ")
+    assert err == ""
+
+
+def test_a_summary_of_failures(hello_grid: RunningGrid, capsys: Capture) -> None:
+    assert invoke(hello_grid, "words", "-d", "1", "--repeat", "5", "--json") == 6
+    assert json.loads(capsys.readouterr().out)["errors"] == {"task_raised": 5}
+    assert invoke(hello_grid, "nothing", "--repeat", "2") == 5
+    assert "task_not_found: 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--async"], "no queue"),
+        (["--repeat", "2", "--idempotency-key", "k"], "nothing to repeat"),
+        (["--repeat", "0"], "0 is not in the range"),
+        (["--repeat", "2", "--concurrency", "1025"], "1025 is not in the range"),
+    ],
+)
+def test_what_cannot_be_repeated(hello_grid: RunningGrid, capsys: Capture, flags: list[str], said: str) -> None:
+    assert invoke(hello_grid, "echo", *flags) == 2
+    assert said in capsys.readouterr().err

@@ -1,17 +1,20 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from gridctl.cli import run
-from gridctl.ls import as_fields, release_text, row
+from gridctl.ls import WARN_WITHIN, as_fields, expiring, release_text, row
 from gridnode.model import Address, Load, Member, MemberState, NodeId, NodeRecord, ReleaseState, ReleaseStatus, Root
 from tests.gridctl.conftest import RunningGrid
 
 ROOT = Root("3f9c" + "0" * 60)
 
 
-def member(state: str = "alive", release: ReleaseStatus | None = None, *addresses: Address) -> Member:
-    record = NodeRecord(NodeId("ab" * 20), "n1", 1, 1, addresses, "0.1.0", 1000, Load(2, 8), release)
+def member(
+    state: str = "alive", release: ReleaseStatus | None = None, *addresses: Address, draining: bool = False
+) -> Member:
+    record = NodeRecord(NodeId("ab" * 20), "n1", 1, 1, addresses, "0.1.0", 1000, Load(2, 8), release, draining=draining)
     return Member(record, MemberState(state), 1030.0)
 
 
@@ -36,6 +39,32 @@ def test_a_row() -> None:
     assert row(member("dead"), 1090.0)[2::5] == ("-", "-")
 
 
+def test_a_node_that_drains() -> None:
+    going = member(draining=True)
+    assert row(going, 1090.0)[3] == "draining"
+    assert (as_fields(going)["state"], as_fields(going)["draining"]) == ("alive", True)
+    assert as_fields(member())["draining"] is False
+    assert row(member("dead", draining=True), 1090.0)[3] == "dead"
+
+
+@pytest.mark.parametrize(
+    ("state", "until", "said"),
+    [
+        ("alive", 0, []),
+        ("alive", 1000 + WARN_WITHIN, []),
+        ("alive", 999 + WARN_WITHIN, ["ends in 29d 23h"]),
+        ("alive", 999, ["has ended"]),
+        ("dead", 999, []),
+    ],
+)
+def test_nodes_whose_card_ends_are_named(state: str, until: int, said: list[str]) -> None:
+    one = member(state)
+    one = replace(one, record=replace(one.record, until=until))
+    expected = [f"warning: the card of n1 {text}; `gridctl provision` brings another" for text in said]
+    assert expiring([one], 1000.0) == expected
+    assert as_fields(one)["card_until"] == (until or None)
+
+
 def test_fields_of_a_node() -> None:
     fields = as_fields(member("dead", ReleaseStatus(7, ROOT, ReleaseState.FAILED, 1, 2, "no"), Address("::1", 7400)))
     assert fields["addresses"] == ["[::1]:7400"]
@@ -45,6 +74,7 @@ def test_fields_of_a_node() -> None:
         "state": "failed",
         "have": 1,
         "total": 2,
+        "rate": 0,
         "error": "no",
     }
     assert (fields["state"], fields["load"]) == ("dead", {"in_flight": 2, "capacity": 8})

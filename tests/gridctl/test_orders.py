@@ -12,7 +12,7 @@ from gridctl.cli import run
 from gridctl.orders import _scaling
 from gridctl.releases import choose
 from gridctl.sample import copy_sample
-from gridnode.errors import UsageError
+from gridnode.errors import ReleaseNotFound, UsageError
 from gridnode.model import Order, Release, Root
 from tests.gridctl.conftest import RunningGrid
 
@@ -142,7 +142,7 @@ def test_rolling_back_and_forth(grid: RunningGrid, project: Path, capsys: Captur
     listed = ask(grid, capsys, "releases")["releases"]
     assert [one["sequence"] for one in listed] == list(range(again["sequence"], 0, -1))
     assert [one["current"] for one in listed] == [True] + [False] * (len(listed) - 1)
-    ask(grid, capsys, "rollback", "999", code=2)
+    ask(grid, capsys, "rollback", "999", code=5)
     assert run(["releases", "--gridfile", str(grid.gridfile)]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("current")
 
@@ -168,6 +168,8 @@ def test_the_release_before_is_the_last_with_other_content() -> None:
     known = [release(5, "a"), release(4, "a"), release(3, "b"), release(2, "a")]
     assert choose(known, None).sequence == 3
     assert choose(known, 2).sequence == 2
-    for releases, sequence in ((known, 9), ([], None), (known[:2], None)):
+    for releases in ([], known[:2]):
         with pytest.raises(UsageError):
-            choose(releases, sequence)
+            choose(releases, None)
+    with pytest.raises(ReleaseNotFound):
+        choose(known, 9)

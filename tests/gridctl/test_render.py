@@ -1,10 +1,11 @@
 import io
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridctl.render import Progress, clean, paint, percent, size, span, table
+from gridctl.render import Progress, clean, paint, percent, print_json, size, span, table
 
 
 class Terminal(io.StringIO):
@@ -90,3 +91,13 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] = 2.0
     progress.bar("empty", 0, 0)
     assert "empty [" in stream.getvalue()
+
+
+@given(st.text())
+def test_printed_json_is_json_and_steers_no_terminal(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", out := io.StringIO())
+        print_json({"text": text})
+    printed = out.getvalue()
+    assert json.loads(printed) == {"schema": 1, "text": text}
+    assert all(" " <= char <= "~" for char in printed.removesuffix("\n"))

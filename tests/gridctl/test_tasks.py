@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridctl.tasks import find_tasks
+from gridctl.tasks import check_programs, find_tasks
 from gridnode.errors import ProjectInvalid
 from gridnode.model import TaskSpec
 from gridnode.sync.manifest import EntryKind
@@ -158,3 +158,19 @@ def test_any_source_parses_or_is_refused(source: bytes) -> None:
     else:
         return
     assert "tasks/a.py" in said
+
+
+@pytest.mark.parametrize("runtime", ["exec", "http"])
+@pytest.mark.parametrize(
+    ("kind", "source", "said"),
+    [
+        (EntryKind.FILE, b"#!/usr/bin/env python3\n", "not executable"),
+        (EntryKind.EXECUTABLE, b"def handler(): pass\n", "no #! line"),
+    ],
+)
+def test_a_file_that_is_to_run_as_a_program_can(runtime: str, kind: EntryKind, source: bytes, said: str) -> None:
+    task = TaskSpec("a", "tasks/a.py", runtime)
+    with pytest.raises(ProjectInvalid, match=said):
+        check_programs([task], {"tasks/a.py": kind}, lambda path: source)
+    check_programs([task], {"tasks/a.py": EntryKind.EXECUTABLE}, lambda path: b"#!/usr/bin/env python3\n")
+    check_programs([TaskSpec("a", "tasks/a.py")], {"tasks/a.py": kind}, lambda path: source)

@@ -203,7 +203,7 @@ async def test_calls_and_events_to_a_deaf_peer_are_bounded(small: Hop, end: End)
         call_on()
     for _ in range(10_000):
         far.event(Op.GOSSIP, bytes(4096))
-    assert far._buffered() < 3 * SMALL.max_buffered
+    assert far.buffered() < 3 * SMALL.max_buffered
     far.abort(LinkClosed("silent"))
     assert (await gone(far)).message == "silent"
 

@@ -223,6 +223,20 @@ async def test_an_operators_events_are_not_heard(place: Hop, mesh: Mesh) -> None
     await until(lambda: ("heard", BOB.node) in mesh.told)
 
 
+async def test_a_node_that_goes_tells_its_clients_and_waits_for_those_that_leave(place: Hop) -> None:
+    ends = [Saying(OPERATORS), Saying(OPERATORS), Saying(BOBS)]
+    ends[0].on_event = lambda link, frame: link.close()
+    leaving, staying = [await place.dial(end, credentials=OPERATOR) for end in ends[:2]]
+    peer = await place.dial(ends[2])
+    assert isinstance(place.end, LinkServer)
+    await place.end.part(0.2)
+    await leaving.wait_closed()
+    await until(lambda: ends[1].events)
+    assert [[event.op for event in end.events] for end in ends] == [[Op.LEAVE], [Op.LEAVE], []]
+    assert staying.is_open
+    assert peer.is_open
+
+
 async def test_an_op_that_breaks_says_no_more_than_that(place: Hop) -> None:
     near = await operator(place)
     with pytest.raises(GridError, match="ZeroDivisionError") as caught:

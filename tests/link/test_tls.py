@@ -112,6 +112,10 @@ HOSTILE: dict[str, tuple[Credentials, str]] = {
     ),
     "no role, signed by an issuer": (forged(subject((CN, THIEF))), "permitted subtree violation"),
     "a role after the name": (forged(subject((CN, THIEF), (OU, "node"))), "permitted subtree violation"),
+    "a user's leaf signed by a card's issuer": (
+        forged(subject((OU, "user"), (CN, THIEF))),
+        "permitted subtree violation",
+    ),
     "a sub-issuer": (under_a_sub_issuer(), "path length constraint exceeded"),
     "a card of another grid": (STRANGER, "self-signed certificate in certificate chain|unable to get"),
     "an operator of another grid": (operator_credentials(FOREIGN, NOW, b"p" * 32), "unable to get local issuer"),

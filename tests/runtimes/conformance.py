@@ -11,38 +11,62 @@ import pytest
 
 from gridnode import wire
 from gridnode.errors import GridError
+from gridnode.flow import FIRST_ITEMS, Credit
 from gridnode.sandbox import Sandbox
 from gridnode.wire import Frame, Kind, Op
 from tests.runtimes.sources import (
     ALONE_ASYNC,
     ALONE_EXEC,
+    ALONE_HTTP,
     ALONE_NODE,
     CONTEXT,
     CONTEXT_EXEC,
+    CONTEXT_HTTP,
     CONTEXT_NODE,
     DIES,
+    DIES_HTTP,
     ECHO,
     FAILS,
     FAILS_EXEC,
+    FAILS_HTTP,
     FAILS_NODE,
     HANGS_ASYNC,
     HANGS_EXEC,
+    HANGS_HTTP,
     HANGS_NODE,
     LARGE_EXEC,
+    LARGE_HTTP,
     MEET,
     MEET_ASYNC,
     MEET_EXEC,
+    MEET_HTTP,
     MEET_NODE,
+    NO_JSON_HTTP,
+    ONWARD,
+    ONWARD_NODE,
     PRINTS,
+    PRINTS_HTTP,
     PRINTS_NODE,
     STARTED,
     STARTED_EXEC,
+    STARTED_HTTP,
     STARTED_NODE,
+    YIELDS,
+    YIELDS_EXEC,
+    YIELDS_LARGE,
+    YIELDS_LARGE_NODE,
+    YIELDS_NODE,
 )
 from tests.sandbox.conformance import PATIENCE, Line, Listener, Place
 
-COLUMNS = {"python": "Python", "python_async": "Python, `async def`", "node": "JavaScript", "exec": "a program"}
-SUFFIXES = {"python": ".py", "node": ".js", "exec": ".sh"}
+COLUMNS = {
+    "python": "Python",
+    "python_async": "Python, `async def`",
+    "node": "JavaScript",
+    "exec": "a program",
+    "http": "an HTTP server",
+}
+SUFFIXES = {"python": ".py", "node": ".js", "exec": ".sh", "http": ".py"}
 YES = "yes"
 
 
@@ -123,6 +147,13 @@ async def replies(line: Line, count: int) -> dict[int, Frame]:
     return {frame.call_id: frame for frame in frames}
 
 
+async def part(line: Line, call_id: int) -> Any:
+    """The next item of a stream."""
+    frame = await line.receive()
+    assert (frame.kind, frame.call_id) == (Kind.PART, call_id), frame
+    return json.loads(frame.body)
+
+
 def code_of(frame: Frame) -> str:
     assert frame.flags & wire.FLAG_ERROR
     return wire.decode_error(frame.body).code
@@ -156,11 +187,12 @@ class RuntimeConformance:
 
     @case(
         "the context: task, node, instance, invocation, attempt, deadline",
-        notes={"exec": "in `GRID_*` variables"},
+        notes={"exec": "in `GRID_*` variables", "http": "in `X-Grid-*` headers"},
         python=CONTEXT.format("def"),
         python_async=CONTEXT.format("async def"),
         node=CONTEXT_NODE,
         exec=CONTEXT_EXEC,
+        http=CONTEXT_HTTP,
     )
     async def test_context(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject, instance="0a1b2c3d")).line()
@@ -171,32 +203,38 @@ class RuntimeConformance:
 
     @case(
         "an error is the caller's, with its trace; the instance goes on",
-        notes={"exec": "an exit code, with the last lines of stderr"},
+        notes={
+            "exec": "an exit code, with the last lines of stderr",
+            "http": "a status that is not 2xx, with the end of its body",
+        },
         python=FAILS.format("def"),
         python_async=FAILS.format("async def"),
         node=FAILS_NODE,
         exec=FAILS_EXEC,
+        http=FAILS_HTTP,
     )
     async def test_error(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject)).line()
         error = await failure(line, event="fail")
         assert error.code == "task_raised"
-        assert error.message in ("ValueError: cannot take fail", "RangeError: cannot take fail", "exit code 3")
+        raised = ("ValueError: cannot take fail", "RangeError: cannot take fail")
+        assert error.message in (*raised, "exit code 3", "HTTP 500 Internal Server Error")
         assert "cannot take fail" in str(error.trace)
         assert "runtimes" not in str(error.trace)
         assert await line.ask("req", "fine") == "fine"
 
     @case(
         "a result that is no JSON is refused",
-        notes={"exec": "it becomes a string"},
+        notes={"exec": "it becomes a string", "http": "it becomes a string"},
         python="def handler(event): return {1, 2}",
         python_async="async def handler(event): return object()",
         node="exports.handler = () => 1n",
         exec="#!/bin/sh\necho '{1, 2}'",
+        http=NO_JSON_HTTP,
     )
     async def test_no_json(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject)).line()
-        if subject.runtime == "exec":
+        if subject.runtime in ("exec", "http"):
             assert await line.ask("req") == "{1, 2}"
         else:
             assert "JSON" in (await failure(line)).message
@@ -207,6 +245,7 @@ class RuntimeConformance:
         python_async="async def handler(event): return 'x' * 7_000_000",
         node="exports.handler = () => 'x'.repeat(7_000_000)",
         exec=LARGE_EXEC,
+        http=LARGE_HTTP,
     )
     async def test_too_large(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject)).line()
@@ -229,6 +268,7 @@ class RuntimeConformance:
         python_async="async def handler(event:\n",
         node="require('nothing_like_it')",
         exec="#!/usr/bin/nothing_like_it\n",
+        http="#!/usr/bin/nothing_like_it\n",
     )
     async def test_not_served(self, serve: Serve, subject: Subject) -> None:
         served = await serve(subject)
@@ -245,6 +285,7 @@ class RuntimeConformance:
         python_async=MEET_ASYNC,
         node=MEET_NODE,
         exec=MEET_EXEC,
+        http=MEET_HTTP,
     )
     async def test_concurrency(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject, concurrency=3)).line()
@@ -258,6 +299,7 @@ class RuntimeConformance:
         python_async=ALONE_ASYNC,
         node=ALONE_NODE,
         exec=ALONE_EXEC,
+        http=ALONE_HTTP,
     )
     async def test_one_at_a_time(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject, concurrency=1)).line()
@@ -266,7 +308,7 @@ class RuntimeConformance:
 
     @case(
         "calls at once by default",
-        notes={"python": "1", "python_async": "64", "node": "64", "exec": "1"},
+        notes={"python": "1", "python_async": "64", "node": "64", "exec": "1", "http": "16"},
         **ECHO,
     )
     async def test_default_concurrency(self, serve: Serve, subject: Subject) -> None:
@@ -280,6 +322,7 @@ class RuntimeConformance:
         python_async=STARTED.format("async def", "await asyncio.sleep(0.3)", "asyncio"),
         node=STARTED_NODE,
         exec=STARTED_EXEC,
+        http=STARTED_HTTP,
     )
     async def test_cancel_before(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject, concurrency=1)).line()
@@ -292,10 +335,15 @@ class RuntimeConformance:
 
     @case(
         "a call that waits is ended when it is cancelled; the instance goes on",
-        notes={"python": "a thread cannot be stopped: the node ends its instance", "node": "and its `signal` aborted"},
+        notes={
+            "python": "a thread cannot be stopped: the node ends its instance",
+            "node": "and its `signal` aborted",
+            "http": "its connection is closed",
+        },
         python_async=HANGS_ASYNC,
         node=HANGS_NODE,
         exec=HANGS_EXEC,
+        http=HANGS_HTTP,
     )
     async def test_cancel(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject)).line()
@@ -314,6 +362,7 @@ class RuntimeConformance:
         python_async=PRINTS.format("async def"),
         node=PRINTS_NODE,
         exec="#!/bin/sh\necho 'out of it' >&2\necho 'to stderr' >&2",
+        http=PRINTS_HTTP,
     )
     async def test_output(self, serve: Serve, subject: Subject) -> None:
         served = await serve(subject)
@@ -344,6 +393,7 @@ class RuntimeConformance:
         python_async=DIES.format("async def"),
         node="exports.handler = () => process.exit(7)",
         exec="#!/bin/sh\nkill -9 $$",
+        http=DIES_HTTP,
     )
     async def test_exit(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject)).line()
@@ -357,6 +407,7 @@ class RuntimeConformance:
         "a deadline that passes ends the call",
         notes=dict.fromkeys(("python", "python_async", "node"), "by the node"),
         exec=HANGS_EXEC,
+        http=HANGS_HTTP,
     )
     async def test_deadline(self, serve: Serve, subject: Subject) -> None:
         line = await (await serve(subject)).line()
@@ -364,3 +415,92 @@ class RuntimeConformance:
             await line.ask("req", deadline_ms=200)
         assert caught.value.code == "timeout"
         assert await line.ask("req", "next") == "next"
+
+    @case(
+        "what it yields is a stream, item by item; one list for a caller that asks for none",
+        notes={"exec": "each line it prints; else its output", "http": "its answer is the one item"},
+        python=YIELDS.format("def"),
+        python_async=YIELDS.format("async def"),
+        node=YIELDS_NODE,
+        exec=YIELDS_EXEC,
+        http=ECHO["http"],
+    )
+    async def test_stream(self, serve: Serve, subject: Subject) -> None:
+        line = await (await serve(subject)).line()
+        call = line.call("req", 5, flags=wire.FLAG_STREAM)
+        if subject.runtime == "http":
+            assert line.result(await line.receive(), call) == 5
+            return
+        assert [await part(line, call) for _ in range(5)] == [0, 1, 2, 3, 4]
+        reply = await line.receive()
+        assert (reply.kind, reply.call_id, reply.flags, reply.body) == (Kind.REPLY, call, 0, b"")
+        assert await line.ask("req", 5) == ("0\n1\n2\n3\n4" if subject.runtime == "exec" else [0, 1, 2, 3, 4])
+
+    @case(
+        "an error after some items is the end of the stream",
+        notes={"http": "no"},
+        python=YIELDS.format("def"),
+        python_async=YIELDS.format("async def"),
+        node=YIELDS_NODE,
+        exec=YIELDS_EXEC,
+    )
+    async def test_stream_fails(self, serve: Serve, subject: Subject) -> None:
+        line = await (await serve(subject)).line()
+        call = line.call("req", 3, flags=wire.FLAG_STREAM)
+        assert [await part(line, call) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(GridError) as caught:
+            line.result(await line.receive(), call)
+        assert (caught.value.code, "cannot take 3" in str(caught.value.trace)) == ("task_raised", True)
+
+    @case(
+        "it waits for a reader that has enough, and ends when it is cancelled",
+        notes={"exec": "is killed", "http": "no"},
+        python=YIELDS.format("def"),
+        python_async=YIELDS.format("async def"),
+        node=YIELDS_NODE,
+        exec=YIELDS_EXEC,
+    )
+    async def test_stream_waits(self, serve: Serve, subject: Subject) -> None:
+        line = await (await serve(subject)).line()
+        call = line.call("req", "forever", flags=wire.FLAG_STREAM)
+        assert [await part(line, call) for _ in range(FIRST_ITEMS)] == list(range(FIRST_ITEMS))
+        for more in (10, 3):
+            line.send(Frame(Kind.PING, 77))
+            assert (await line.receive())[:2] == (Kind.PONG, 77)
+            line.send(Frame(Kind.CREDIT, call, body=wire.encode_credit(Credit(more, 1000))))
+            for _ in range(more):
+                await part(line, call)
+        line.send(Frame(Kind.CANCEL, call))
+        frame = await line.receive()
+        assert (frame.call_id, code_of(frame)) == (call, "call")
+        left = await line.ask("req")
+        assert left is None if subject.runtime == "exec" else left == [["forever", None]]
+
+    @case(
+        "more items than a result can hold are refused to a caller that asks for no stream",
+        notes={"exec": "as any output", "http": "as any answer"},
+        python=YIELDS_LARGE.format("def"),
+        python_async=YIELDS_LARGE.format("async def"),
+        node=YIELDS_LARGE_NODE,
+    )
+    async def test_stream_too_large(self, serve: Serve, subject: Subject) -> None:
+        line = await (await serve(subject)).line()
+        for _ in range(2):
+            assert (await failure(line)).code == "body_too_large"
+
+    @case(
+        "calls tasks and publishes events, on behalf of the call that it serves",
+        notes=dict.fromkeys(("exec", "http"), "no"),
+        python=ONWARD.format("def", "", "", ""),
+        python_async=ONWARD.format("async def", "await ", "_async", "_async"),
+        node=ONWARD_NODE,
+    )
+    async def test_onward(self, serve: Serve, subject: Subject) -> None:
+        line = await (await serve(subject)).line()
+        call_id = line.call("req", 7, b'{"topic": "a.b"}')
+        for op, name, answer in ((Op.INVOKE, "other", b'"made"'), (Op.PUBLISH, "c.d", b"2")):
+            frame = await line.receive()
+            assert (frame.kind, frame.op, frame.name, json.loads(frame.body)) == (Kind.CALL, op, name, 7)
+            assert json.loads(frame.meta) == {"parent": call_id}
+            line.send(Frame(Kind.REPLY, frame.call_id, 0, 0, 0, "", b"", answer))
+        assert line.result(await line.receive(), call_id) == ["made", 2, "a.b"]

@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "runtimes.md"
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     place, sandbox = Place(NodeId("ab" * 20), "none"), ProcessSandbox()
-    available = {"python", "exec", *(["node"] if shutil.which("node") else [])}
+    available = {"python", "exec", "http", *(["node"] if shutil.which("node") else [])}
     async with opened(place, sandbox, dict.fromkeys(available, "none")) as start:
         yield start
     await sandbox.clean()

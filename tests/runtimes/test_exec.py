@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridnode.model import NodeId
-from gridnode.runtimes.exec import Fault, check, environment, is_json, result
+from gridnode.runtimes.exec import Fault, check, environment, is_json, offer_packages, result
 from gridnode.runtimes.python_frames import Frame
 from tests.fakes.process_sandbox import ProcessSandbox
 from tests.runtimes.conformance import Serve, Subject, failure, opened
@@ -148,6 +149,16 @@ async def test_a_program_sees_no_socket_of_ours(serve: Serve) -> None:
     assert "GRID_SOCKET" not in names
     assert {"GRID_TASK", "GRID_NODE", "GRID_INSTANCE", "GRID_INVOCATION_ID", "GRID_ATTEMPT"} <= set(names)
     assert len(descriptors) == 4
+
+
+@pytest.mark.parametrize("own", [None, "/theirs"])
+def test_python_programs_find_packages_unless_they_say_where(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if own:
+        monkeypatch.setenv("PYTHONPATH", own)
+    offer_packages("/task")
+    found = os.environ.pop("PYTHONPATH")
+    assert found == (own or f"/task/.vendor/python/{'{}.{}'.format(*sys.version_info)}-{os.uname().machine}")
 
 
 async def test_descriptors_do_not_leak(serve: Serve) -> None:

@@ -1,13 +1,17 @@
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gridnode import wire
 from gridnode.errors import GridError
 from gridnode.model import NodeId
+from gridnode.runtimes import python
 from gridnode.wire import Frame, Kind, Op
 from tests.fakes.process_sandbox import ProcessSandbox
 from tests.sandbox.conformance import Line, Listener, Place
@@ -297,6 +301,15 @@ async def test_a_lost_connection_is_dialled_again_with_the_state_kept(kind: str)
         place.remove()
 
 
+def test_a_node_that_is_back_is_dialled_within_a_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pauses = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append)
+    monkeypatch.setattr(python, "time", clock)
+    assert python.dial(str(tmp_path / "nobody"), 30.0) is None
+    assert max(pauses) == 0.2
+    assert sum(pauses) >= 30.0
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 async def test_garbage_costs_the_connection_not_the_instance(kind: str) -> None:
     place, sandbox = Place(NodeId("ab" * 20), "none"), ProcessSandbox()
@@ -334,3 +347,21 @@ async def test_imports_find_the_project_and_vendored_packages_but_hide_nothing_o
     )
     line = await serve(source, "random", files)
     assert await line.ask("random") == ["root", "beside", "vendored", True, "theirs", "tasks.random"]
+
+
+async def test_packages_of_a_deploy_are_those_for_this_python_on_this_machine(serve: Serve) -> None:
+    tag = f"{sys.version_info.major}.{sys.version_info.minor}-{os.uname().machine}"
+    files = {
+        f".vendor/python/{tag}/packed.py": "x = 'ours'",
+        f".vendor/python/{tag}/queue.py": "raise ImportError",
+        f".vendor/python/{tag}/shared.py": "raise ImportError",
+        ".vendor/python/2.7-vax/other.py": "",
+        "shared.py": "x = 'the project itself'",
+    }
+    source = (
+        "import importlib.util, packed, queue, shared\n"
+        "def handler():\n"
+        "    return [packed.x, shared.x, importlib.util.find_spec('other')]\n"
+    )
+    line = await serve(source, files=files)
+    assert await line.ask("req") == ["ours", "the project itself", None]

@@ -41,11 +41,11 @@ class Line:
     def send(self, frame: Frame) -> None:
         self._writer.write(wire.encode(frame))
 
-    def call(self, name: str, event: object = None, meta: bytes = b"", deadline_ms: int = 0) -> int:
+    def call(self, name: str, event: object = None, meta: bytes = b"", deadline_ms: int = 0, flags: int = 0) -> int:
         """Send a call; its id."""
         call_id = next(self._ids)
         body = b"" if event is None else json.dumps(event).encode()
-        self.send(Frame(Kind.CALL, call_id, Op.INVOKE, 0, deadline_ms, name, meta, body))
+        self.send(Frame(Kind.CALL, call_id, Op.INVOKE, flags, deadline_ms, name, meta, body))
         return call_id
 
     async def receive(self) -> Frame:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gridnode.errors import SandboxError
+from gridnode.errors import EngineUnavailable, SandboxError
 from gridnode.model import InstanceId, NodeId
 from gridnode.sandbox import Exit, Held
 from gridnode.sandbox.docker import DockerSandbox
+from tests.fakes.peers import until
 
 INSTANCE = InstanceId("0a1b2c3d")
 
@@ -26,6 +27,8 @@ class Engine:
         self.state = {"Status": "running", "ExitCode": 0, "OOMKilled": False}
         self.streams: list[bytes] = []
         self.listens = 0
+        self.mute = False
+        self.unanswered = 0
         self.answers: dict[str, tuple[int, object]] = {
             "/version": (200, {"ApiVersion": "1.41"}),
             "/containers/json": (200, [{"Id": "c1", "Labels": {"gridcontrol.instance": INSTANCE}}]),
@@ -44,7 +47,10 @@ class Engine:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().split("?")[0].removeprefix("/v1.41")
-            if path == "/events":
+            if self.mute:
+                self.unanswered += 1
+                await reader.read()
+            elif path == "/events":
                 await self._stream(writer)
             else:
                 status, body = self.answers.get(path, (404, {"message": f"no such container: {path}"}))
@@ -132,3 +138,15 @@ async def test_what_it_holds_is_told_with_what_it_was_started_as(engine: Engine,
         Held(INSTANCE, "ab", "echo", "cd", True),
         Held(InstanceId("00000001"), "", "", "", False),
     ]
+
+
+async def test_a_mute_engine_holds_up_nobody_who_lets_go_of_it(engine: Engine) -> None:
+    engine.mute = True
+    sandbox = DockerSandbox(NodeId("ab" * 20), engine.url, timeout=1.0)
+    waiting = asyncio.ensure_future(sandbox.wait(INSTANCE))
+    queued = [asyncio.ensure_future(sandbox.held()) for _ in range(20)]
+    await until(lambda: engine.unanswered, "it was asked")
+    async with asyncio.timeout(15):
+        await sandbox.close()
+        ends = await asyncio.gather(waiting, *queued, return_exceptions=True)
+    assert {type(end) for end in ends} <= {EngineUnavailable, asyncio.CancelledError}

@@ -50,13 +50,18 @@ class Inside:
             memory=1 << 26,
             cpu=1.0,
         )
-        onward = Onward(self._route, lambda task: TIMEOUT)
+        self.published: list[tuple[str, bytes, int]] = []
+        onward = Onward(self._route, lambda task: TIMEOUT, self._publish)
         self.instance = Instance(spec, self, LinkLimits(max_inbound=256), lambda instance: None, onward)
         self.raw: Raw
 
     def _route(self, call: Invocation, done: Done) -> Cancel:
         self.routed.append((call, done))
         return lambda: self.cancelled.append(call)
+
+    def _publish(self, topic: str, body: bytes, depth: int) -> int:
+        self.published.append((topic, body, depth))
+        return len(self.published)
 
     async def begin(self) -> None:
         start = asyncio.ensure_future(self.instance.start(5))
@@ -150,7 +155,7 @@ async def test_what_is_no_matter_of_tasks_is_not_told(inside: Inside) -> None:
     assert "10.0.0.1" not in (await inside.refusal(9)).message
 
 
-@pytest.mark.parametrize("op", [*(op for op in Op if op is not Op.INVOKE), 9999])
+@pytest.mark.parametrize("op", [*(op for op in Op if op not in (Op.INVOKE, Op.PUBLISH)), 9999])
 async def test_nothing_but_invoke_is_within_reach(inside: Inside, op: int) -> None:
     inside.call(9, {"parent": await inside.enter()}, op=op)
     assert isinstance(await inside.refusal(9), Forbidden)
@@ -288,3 +293,29 @@ async def test_calls_of_a_sandbox_that_is_gone_are_given_up(inside: Inside) -> N
     assert inside.outcomes[0].error
     assert not inside.instance.is_calling
     done(Outcome(b"late"))
+
+
+async def test_events_have_the_depth_of_the_call_that_published_them(inside: Inside) -> None:
+    parent = await inside.enter(meta=b'{"depth": 3}')
+    inside.call(7, {"parent": parent, "depth": 0}, op=Op.PUBLISH, body=b'"x"')
+    reply = await inside.raw.frame()
+    assert reply
+    assert (reply.call_id, reply.flags, reply.body) == (7, 0, b"1")
+    assert inside.published == [(OTHER, b'"x"', 4)]
+
+
+async def test_nothing_is_published_while_no_call_is_served(inside: Inside) -> None:
+    inside.call(7, {"parent": 99}, op=Op.PUBLISH)
+    assert isinstance(await inside.refusal(7), Forbidden)
+    assert inside.published == []
+
+
+async def test_an_instance_publishes_so_much_in_a_second(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nested, "MAX_PUBLISHED", 2)
+    parent = await inside.enter()
+    for number in (1, 2):
+        inside.call(number, {"parent": parent}, op=Op.PUBLISH)
+        await inside.raw.frame()
+    inside.call(3, {"parent": parent}, op=Op.PUBLISH)
+    assert isinstance(await inside.refusal(3), NoCapacity)
+    assert len(inside.published) == 2

@@ -369,3 +369,109 @@ async def test_an_engine_that_is_away_is_no_fault_of_the_release(
     monkeypatch.setattr(ground.sandbox, "start", away)
     with pytest.raises(EngineUnavailable):
         await ground.pool.prepare(*ground.release(1, echo=ECHO, wide=WIDE))
+
+
+async def test_a_stopped_task_says_so_after_another_release(ground: Ground) -> None:
+    await ground.serve(1, echo=ECHO)
+    ground.pool.order({"echo": Order(stopped=True)})
+    await ground.serve(2, echo=ECHO, other=ECHO)
+    assert "echo" in ground.pool.tasks
+    for task in ("echo", "echo.nap"):
+        error = await ground.error(task)
+        assert isinstance(error, NotReady)
+        assert (error.message, error.hint) == (f"{task} is stopped", "gridctl start echo")
+    assert isinstance(await ground.error("ecco"), TaskNotFound)
+    ground.pool.order({})
+    assert (await ground.result("echo"))["release"] == 2
+
+
+async def test_a_task_stopped_before_its_first_release_says_so(ground: Ground) -> None:
+    ground.pool.order({"echo": Order(stopped=True)})
+    await ground.serve(1, echo=ECHO)
+    assert (await ground.error("echo")).message == "echo is stopped"
+
+
+async def test_what_is_ordered_while_a_release_is_prepared_holds_when_it_serves(ground: Ground) -> None:
+    prepared = await ground.pool.prepare(*ground.release(1, echo=ECHO))
+    ground.pool.order({"echo": Order(instances=2)})
+    ground.pool.activate(prepared)
+    assert ground.pool.load.capacity == 2
+    await until(lambda: [one.state for one in ground.pool.processes()] == ["ready", "ready"], "two instances")
+
+
+def coded(release: Release, **codes: str) -> Release:
+    """The release, with the code of each task."""
+    tasks = tuple(msgspec.structs.replace(task, code=codes[task.name] * 64) for task in release.tasks)
+    return msgspec.structs.replace(release, tasks=tasks)
+
+
+async def serve_coded(ground: Ground, number: int, echo: str, other: str) -> None:
+    release, directory = ground.release(number, echo=ECHO, other=ECHO)
+    ground.pool.activate(await ground.pool.prepare(coded(release, echo=echo, other=other), directory))
+
+
+async def test_a_task_of_which_nothing_changed_keeps_its_instances(ground: Ground) -> None:
+    await serve_coded(ground, 1, echo="a", other="b")
+    before = {task: await ground.result(task) for task in ("echo", "other")}
+    napping, _ = ground.call("other.nap", 0.3)
+    await serve_coded(ground, 2, echo="c", other="b")
+    assert await ground.result("other") == before["other"]
+    assert (await ground.result("echo"))["release"] == 2
+    await ground.pool.drained()
+    assert await ground.result("other") == before["other"]
+    assert ground.pool.roots == {Root(f"{1:064x}"), Root(f"{2:064x}")}
+    assert sorted(one.task for one in ground.pool.processes()) == ["echo", "other"]
+    await until(lambda: napping, "the call inside")
+    assert napping[0].error is None
+
+
+async def test_what_is_started_anew_is_of_the_release_that_serves(ground: Ground) -> None:
+    await serve_coded(ground, 1, echo="a", other="b")
+    await serve_coded(ground, 2, echo="c", other="b")
+    ground.pool.order({"other": Order(restarts=1)})
+    await until(lambda: ground.pool.roots == {Root(f"{2:064x}")}, "nothing of the first release is left")
+    assert (await ground.result("other"))["release"] == 2
+
+
+async def test_without_a_code_or_with_other_settings_every_instance_is_new(ground: Ground) -> None:
+    await ground.serve(1, echo=ECHO)
+    await ground.serve(2, echo=ECHO)
+    assert (await ground.result("echo"))["release"] == 2
+    await serve_coded(ground, 3, echo="a", other="b")
+    release, directory = ground.release(4, echo=ECHO, other=ECHO)
+    release = coded(release, echo="a", other="b")
+    tasks = tuple(msgspec.structs.replace(task, memory=task.memory * 2) for task in release.tasks)
+    ground.pool.activate(await ground.pool.prepare(msgspec.structs.replace(release, tasks=tasks), directory))
+    assert (await ground.result("echo"))["release"] == 4
+
+
+async def test_a_release_that_fails_leaves_what_would_have_gone_on(ground: Ground) -> None:
+    await serve_coded(ground, 1, echo="a", other="b")
+    before = await ground.result("other")
+    release, directory = ground.release(2, echo="raise ValueError(1)", other=ECHO)
+    with pytest.raises(ReleaseFailed):
+        await ground.pool.prepare(coded(release, echo="c", other="b"), directory)
+    assert await ground.result("other") == before
+    assert (await ground.result("echo"))["release"] == 1
+
+
+async def test_what_went_on_is_adopted_by_the_next_life(tmp_path: Path, run_dir: Path) -> None:
+    first = Ground(tmp_path, run_dir)
+    await serve_coded(first, 1, echo="a", other="b")
+    await serve_coded(first, 2, echo="c", other="b")
+    before = {task: await first.result(task) for task in ("echo", "other")}
+    await first.pool.drained()
+    await first.pool.leave()
+    second = Ground(tmp_path, run_dir)
+    second.sandbox = first.sandbox
+    second.pool = Pool(Place(NodeId("ab" * 20), "n", "g", "none", run_dir), {}, first.sandbox, LIMITS, lambda: None)
+    await second.pool.find()
+    release = Release("demo", Root(f"{2:064x}"), 2, 0, 0, 2, ())
+    tasks = tuple(TaskSpec(name, f"tasks/{name}.py") for name in ("echo", "other"))
+    release = coded(msgspec.structs.replace(release, tasks=tasks), echo="c", other="b")
+    second.pool.activate(await second.pool.prepare(release, tmp_path / "2"))
+    await second.pool.reap()
+    assert {task: await second.result(task) for task in before} == before
+    assert second.pool.roots == {Root(f"{1:064x}"), Root(f"{2:064x}")}
+    await second.pool.close()
+    await first.sandbox.clean()

@@ -119,6 +119,18 @@ def test_the_old_one_may_end_while_its_replacement_comes_up() -> None:
     assert roster.slots[0].instance == B
 
 
+def test_how_the_last_one_ended_is_known_while_the_next_one_serves() -> None:
+    roster = running(A)
+    roster.handle(Ended(A, "exit code 1"), 20.0)
+    roster.handle(Tick(), 30.0)
+    roster.handle(Ready(0, B), 31.0)
+    assert (roster.slots[0].state, roster.slots[0].why) == (SlotState.READY, "exit code 1")
+    roster.handle(Restarted(), 40.0)
+    roster.handle(Ready(0, C), 41.0)
+    assert roster.handle(Ended(B, "was stopped"), 42.0) == []
+    assert roster.slots[0].why == "exit code 1"
+
+
 EVENTS = st.lists(
     st.one_of(
         st.builds(Scaled, st.integers(0, 4)),

@@ -55,6 +55,14 @@ def test_every_default_that_isolates_is_there() -> None:
     json.dumps(config)
 
 
+def test_egress_changes_nothing_but_the_network() -> None:
+    none, egress = container_config(SPEC), container_config(changed(network=Network.EGRESS))
+    assert (egress.pop("NetworkDisabled"), egress["HostConfig"].pop("NetworkMode")) == (False, "gridcontrol-egress")
+    assert (none.pop("NetworkDisabled"), none["HostConfig"].pop("NetworkMode")) == (True, "none")
+    assert none.pop("Labels") != egress.pop("Labels"), "another shape: such a sandbox is not adopted for the other"
+    assert none == egress
+
+
 def test_mounts_are_the_release_and_the_socket_only_and_read_only() -> None:
     mounts = container_config(SPEC)["HostConfig"]["Mounts"]
     assert {(m["Source"], m["Target"]) for m in mounts} == {
@@ -106,7 +114,7 @@ def test_the_runtime_learns_its_concurrency_where_a_task_sets_one() -> None:
     assert "GRID_CONCURRENCY" not in environment(SPEC)
 
 
-@pytest.mark.parametrize("runtime", ["python", "node", "exec"])
+@pytest.mark.parametrize("runtime", ["python", "node", "exec", "http"])
 def test_a_runtime_of_ours_runs_in_any_image(runtime: str) -> None:
     config = container_config(
         changed(runtime=runtime, image="python:3.12", runtimes_dir="/var/lib/gridnode/runtimes/ab")
@@ -159,7 +167,7 @@ def test_a_runtime_class_is_the_engines_runtime() -> None:
         ("cpu", float("nan")),
         ("tmp_size", 1 << 40),
         ("runtime_class", "-x"),
-        ("network", Network.EGRESS),
+        ("network", "host"),
         ("env", {"GRID_SOCKET": "/tmp/other"}),
         ("env", {"A=B": ""}),
         ("env", {"A": "\0"}),

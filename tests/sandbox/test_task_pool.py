@@ -50,6 +50,7 @@ class Scripted:
         self.stops = 0
         self.waits = 0
         self.wait_error: GridError | None = None
+        self.stop_error: GridError | None = None
         self._start = start
         self.end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
@@ -77,6 +78,8 @@ class Scripted:
         self.stops += 1
         self.why = why
         self.crash()
+        if self.stop_error:
+            raise self.stop_error
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         assert self.is_ready
@@ -107,12 +110,14 @@ class Room:
     instances: list[Scripted] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     adopted: list[InstanceId] = field(default_factory=list)
+    owed: list[InstanceId] = field(default_factory=list)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     cancels: dict[str, Cancel] = field(default_factory=dict)
     fail: Callable[[], Any] = lambda: None
 
     def __post_init__(self) -> None:
-        self.pool = TaskPool(TaskSpec("echo", "tasks/echo.py"), self._make, self.limits, self.wanted)
+        spec = TaskSpec("echo", "tasks/echo.py")
+        self.pool = TaskPool(spec, self._make, self.limits, self.wanted, owe=self.owed.append)
 
     def _make(self, on_ready: Callable[[Instance], None], found: InstanceId | None) -> Instance:
         self.starts.append(asyncio.get_running_loop().time())
@@ -124,10 +129,10 @@ class Room:
     def instance(self) -> Scripted:
         return self.instances[-1]
 
-    def call(self, call_id: str, seconds: float = 60.0, task: TaskName = ECHO) -> None:
+    def call(self, call_id: str, seconds: float = 60.0, task: TaskName = ECHO, body: bytes = b"") -> None:
         outcomes = self.outcomes.setdefault(call_id, [])
         deadline = asyncio.get_running_loop().time() + seconds
-        call = Invocation(InvocationId(call_id), task, b"", deadline)
+        call = Invocation(InvocationId(call_id), task, body, deadline)
         self.cancels[call_id] = self.pool.invoke(call, outcomes.append)
 
     async def outcome(self, call_id: str) -> Outcome:
@@ -333,6 +338,20 @@ async def test_as_many_at_once_as_the_handler_takes(room: Room) -> None:
     assert list(room.instance.inside) == list("abcd")
 
 
+async def test_what_waits_is_bounded_in_bytes_too() -> None:
+    room = Room(PoolLimits(max_queued=10, max_queued_size=100, restarts=QUICK))
+    await room.pool.start()
+    room.call("inside", body=b"x" * 1000)
+    room.call("waits", body=b"x" * 60)
+    room.call("refused", body=b"x" * 41)
+    await room.error("refused", NoCapacity, started=False)
+    room.call("fits", body=b"x" * 40)
+    room.cancels["waits"]()
+    room.call("fits now", body=b"x" * 60)
+    assert (room.outcomes["fits"], room.outcomes["fits now"]) == ([], [])
+    await room.pool.stop()
+
+
 async def test_past_the_queue_there_is_no_capacity_at_once(room: Room) -> None:
     for call_id in "abcde":
         room.call(call_id)
@@ -489,7 +508,7 @@ async def test_stopping_is_not_held_up_by_an_engine_that_is_down() -> None:
     room.instance.crash()
     await until(lambda: len(room.instances) == 2)
 
-    async def stop(grace: float) -> None:
+    async def stop(grace: float, why: str = "") -> None:
         raise EngineUnavailable("down")
 
     room.instance.stop = stop  # type: ignore[method-assign]
@@ -686,3 +705,16 @@ async def test_an_engine_that_is_away_is_waited_for_and_counts_as_no_failure(
     room.instance.answer("a")
     assert not (await room.outcome("a")).error
     assert room.pool.slots[0].restarts == 1
+
+
+async def test_an_instance_that_the_engine_does_not_remove_is_owed_and_replaced(room: Room) -> None:
+    first = room.instance
+    first.stop_error = EngineUnavailable("no container engine answers")
+    room.call("a", seconds=0.02)
+    await room.error("a", CallTimeout, started=True)
+    await until(lambda: len(room.instances) == 2 and room.instance.is_ready, "another serves")
+    assert set(room.owed) == {first.id}
+    room.call("b")
+    await until(lambda: room.instance.inside)
+    room.instance.answer("b")
+    assert not (await room.outcome("b")).error

@@ -59,9 +59,9 @@ def test_only_what_is_kept_stays(disk: ReleaseDisk, store: DiskChunkStore, tmp_p
         disk.materialise(one)
     (tmp_path / "releases" / ".new-left-by-a-crash" / "deep").mkdir(parents=True)
     (tmp_path / "releases" / "stray").write_text("")
-    disk.keep((several[1], several[2]))
+    disk.keep({several[1].root, several[2].root})
     assert set(os.listdir(tmp_path / "releases")) == {several[1].root, several[2].root}
-    disk.keep((several[2], several[2]))
+    disk.keep({several[2].root})
     assert set(os.listdir(tmp_path / "releases")) == {several[2].root}
 
 

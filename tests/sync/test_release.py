@@ -1,14 +1,15 @@
 """From a release that is told to one that serves: the order of steps, what stops them, and what is reported."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from gridnode.errors import ChunkMissing, EngineUnavailable, GridError, ReleaseFailed, SyncError, TaskFailure
-from gridnode.model import NodeId, Release, ReleaseState, ReleaseStatus, Root
+from gridnode.model import NodeId, Release, ReleaseState, ReleaseStatus, Root, TaskSpec
 from gridnode.sync import release as module
 from gridnode.sync.release import Releases
 from tests.fakes.peers import until
@@ -55,12 +56,14 @@ class Stage:
         self.fetching: Step = at_once
         self.preparing: Step = at_once
         self.draining: Step = at_once
+        self.shipping: Step = at_once
         self.materialise_error: GridError | None = None
         self.save_error: GridError | None = None
         self.release: Release | None = None
         self.reaps: list[Release | None] = []
+        self.roots: set[Root] = set()
         everything = cast(Any, self)
-        self.releases = Releases(ME, everything, everything, self._fetch, self.statuses.append)
+        self.releases = Releases(ME, everything, everything, self._fetch, self.statuses.append, self.images)
         self.job: asyncio.Task[None] | None = None
 
     def run(self, resume: Release | None = None) -> None:
@@ -87,8 +90,14 @@ class Stage:
             raise self.materialise_error
         return Path(f"/{release.sequence}")
 
-    def keep(self, releases: tuple[Release, ...]) -> None:
-        self.steps.append(f"keep {[release.sequence for release in releases]}")
+    async def images(self, references: Iterable[str]) -> None:
+        names = sorted(references)
+        if names:
+            self.steps.append(f"images {names}")
+            await self.shipping(0)
+
+    def keep(self, roots: set[Root]) -> None:
+        self.steps.append(f"keep {sorted((int(root, 16) for root in roots), reverse=True)}")
 
     def save_active(self, release: Release) -> None:
         self.steps.append(f"save {release.sequence}")
@@ -149,6 +158,13 @@ async def test_the_release_before_is_kept_on_disk_for_its_drain(stage: Stage) ->
     await stage.becomes(1, ACTIVE)
     stage.follow(2)
     await until(lambda: "keep [2, 1]" in stage.steps)
+
+
+async def test_a_release_that_instances_still_read_stays_on_disk(stage: Stage) -> None:
+    stage.roots = {release(7).root}
+    stage.run()
+    stage.follow(8)
+    await until(lambda: "keep [8, 7]" in stage.steps)
 
 
 async def test_older_and_equal_ones_change_nothing(stage: Stage) -> None:
@@ -284,3 +300,13 @@ async def test_stopping_stops_the_work(stage: Stage) -> None:
     stage.job.cancel()
     await asyncio.wait({stage.job}, timeout=5)
     assert stage.job.done()
+
+
+async def test_images_that_it_names_are_waited_for_and_tried_again(stage: Stage) -> None:
+    stage.shipping = fails(SyncError("image app:1 did not arrive"))
+    tasks = (TaskSpec("a", "tasks/a.py", image="app:1"), TaskSpec("b", "tasks/b.py"))
+    stage.run()
+    stage.releases.follow(replace(release(1), tasks=tasks))
+    await stage.becomes(1, ACTIVE)
+    assert stage.steps[:4] == ["fetch 1", "images ['app:1']", "fetch 1", "images ['app:1']"]
+    assert [one.error for one in stage.statuses if one.state is FAILED] == ["image app:1 did not arrive"]

@@ -1,7 +1,7 @@
 """Fetching from peers that help, lie, stall and lack; serving what they ask for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,34 +21,64 @@ from gridnode.errors import (
 from gridnode.link.protocol import Link
 from gridnode.messages import MAX_GET, MAX_HASHES, MAX_PARTS_SIZE, ChunkPart
 from gridnode.model import ChunkHash, NodeId, Root
-from gridnode.sync import store as store_module
-from gridnode.sync import transfer
+from gridnode.sync import download, pack_files, transfer
 from gridnode.sync.chunk import ChunkRef, chunk_hash, encode
+from gridnode.sync.download import Sources
+from gridnode.sync.exchange import Exchange
 from gridnode.sync.manifest import EntryKind
+from gridnode.sync.parts import give_parts
+from gridnode.sync.piece_wire import PieceParts, decode_get, encode_parts
 from gridnode.sync.store import DiskChunkStore
-from gridnode.sync.transfer import ChunkOps, Fetch, Sources, give_parts
+from gridnode.sync.transfer import ChunkOps, Fetch
 from gridnode.sync.tree import Source, build
-from gridnode.wire import MAX_CALL_BODY, Op
+from gridnode.wire import MAX_CALL_BODY, Frame, Kind, Op
+from tests.fakes.packs import rot
 from tests.fakes.peers import until
 
 Answer = Callable[[bytes], Awaitable[bytes]]
+ME = NodeId("f" * 40)
+
+
+class End:
+    """Our end of the main link to a peer: events arrive in its exchange at once, as from `sender`."""
+
+    def __init__(self, sender: NodeId, exchange: Exchange) -> None:
+        self._sender = sender
+        self._exchange = exchange
+
+    def event(self, op: Op, body: bytes) -> None:
+        self._exchange.heard(self._sender, Frame(Kind.EVENT, 0, op, body=body))
 
 
 class Peer:
     """A peer that has a store, and answers from it, or as told."""
 
-    def __init__(self, name: str, store: DiskChunkStore) -> None:
+    def __init__(self, name: str, store: DiskChunkStore, place: "Place") -> None:
         self.node = NodeId(name * 40)
         self.store = store
         self.ops = ChunkOps(store)
+        self.exchange = Exchange(store, lambda op, body: None, lambda node: cast(Link, End(self.node, place.exchange)))
         self.answer: Answer = self.ops.give
+        self.answer_piece: Answer = self.give_piece
         self.asked = 0
 
     async def request(self, op: Op, body: bytes, *, timeout: float) -> bytes:
+        self.asked += 1
+        if op is Op.PIECE_GET:
+            assert len(decode_get(body).chunks) > 0
+            return await self.answer_piece(body)
         assert op is Op.CHUNKS_GET
         assert len(messages.decode_hashes(body, MAX_GET)) > 0
-        self.asked += 1
         return await self.answer(body)
+
+    async def give_piece(self, body: bytes) -> bytes:
+        get = decode_get(body)
+        given = self.exchange.given(ME, get)
+        return encode_parts(PieceParts((), True, given)) if given else await self.exchange.give(get)
+
+    def answers(self, answer: Answer) -> None:
+        """Whatever it is asked."""
+        self.answer = self.answer_piece = answer
 
 
 class Place:
@@ -60,6 +90,7 @@ class Place:
         self.store = self.make("mine")
         self.peers: dict[NodeId, Peer] = {}
         self.progress: list[tuple[int, int]] = []
+        self.exchange = Exchange(self.store, self.tell, self.link)
         contents = [bytes([n]) * (1000 + n) for n in range(150)]
         chunks = [(chunk_hash(content), content) for content in contents]
         files = [
@@ -75,12 +106,21 @@ class Place:
         self.stores.append(DiskChunkStore(self.directory / name))
         return self.stores[-1]
 
+    def link(self, node: NodeId) -> Link | None:
+        peer = self.peers.get(node)
+        return cast(Link, End(ME, peer.exchange)) if peer else None
+
+    def tell(self, op: Op, body: bytes) -> None:
+        for node in list(self.peers):
+            cast(Link, self.link(node)).event(op, body)
+
     def peer(self, name: str, holds: float = 1.0) -> Peer:
         store = self.make(name)
         wanted = list(self.chunks.items())
         store.put_batch((key, encode(content)) for key, content in wanted[: int(len(wanted) * holds)])
-        peer = Peer(name, store)
+        peer = Peer(name, store, self)
         self.peers[peer.node] = peer
+        self.exchange.linked(cast(Link, self.link(peer.node)))
         return peer
 
     def fetch(self, patience: float = 0.3, at_once: int = 4) -> Fetch:
@@ -90,7 +130,14 @@ class Place:
             return cast(Link, self.peers[node])
 
         sources = Sources(lambda: list(self.peers), bulk)
-        return Fetch(self.store, sources, at_once, patience, lambda have, total: self.progress.append((have, total)))
+        return Fetch(
+            self.store,
+            sources,
+            self.exchange,
+            at_once,
+            patience,
+            lambda have, total: self.progress.append((have, total)),
+        )
 
     async def bring(self, patience: float = 0.3) -> None:
         await self.fetch(patience).run(self.manifest.root)
@@ -100,9 +147,11 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     monkeypatch.setattr(transfer, "_RETRY", 0.01)
-    monkeypatch.setattr(store_module, "_fsync", lambda path: None)
+    monkeypatch.setattr(download, "_TICK", 0.01)
+    monkeypatch.setattr(download, "_STUCK", 0.05)
+    monkeypatch.setattr(pack_files.os, "fsync", lambda descriptor: None)
     place = Place(tmp_path)
     yield place
     for store in place.stores:
@@ -318,8 +367,7 @@ async def test_an_operators_chunks_are_checked(place: Place) -> None:
 async def test_a_chunk_that_rotted_is_not_given(place: Place) -> None:
     name = chunk_hash(b"content")
     place.store.put(name, b"content")
-    path = place.store._path(name)
-    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    rot(place.directory / "mine", name)
     assert messages.decode(await ChunkOps(place.store).give(messages.encode([name])), list[Any]) == []
     assert not place.store.has(name)
 

@@ -234,3 +234,26 @@ def test_the_root_says_how_it_was_cut() -> None:
     assert isinstance(top, RootDirectory)
     assert top.chunking.max_size == 3
     assert Entry(b"a", F, 0, ChunkList(0, ())) not in top.entries
+
+
+def test_a_tree_that_states_terabytes_is_refused_before_a_byte_is_fetched() -> None:
+    content = ["c", 1, [[REF.hash, 1 << 47]]]
+    top = msgspec.msgpack.encode(["r", 1, Chunking(), 1 << 47, 1, [[b"a", "f", 1 << 47, content]]])
+    name = chunk_hash(top)
+    with pytest.raises(ManifestInvalid, match="out of bounds"):
+        list(iter_files(Root(name.hex()), {name: top}.__getitem__))
+    with pytest.raises(ManifestInvalid, match="impossible total"):
+        decode_node(msgspec.msgpack.encode(["r", 1, Chunking(), 1 << 60, 1, []]))
+
+
+def test_a_million_entries_are_refused_as_soon_as_there_are_too_many() -> None:
+    """In directories of 60,000 names, 2 MB each."""
+    entries = [[b"%07d" % number, "l", 1, b"x"] for number in range(60_000)]
+    below = [msgspec.msgpack.encode(["d", [*entries, [b"x%d" % number, "l", 1, b"x"]]]) for number in range(2)]
+    rows = [[b"%02d" % number, "d", 0, chunk_hash(below[number % 2])] for number in range(17)]
+    top = msgspec.msgpack.encode(["r", 1, Chunking(), 0, 0, rows])
+    walk = Walk(Root(chunk_hash(top).hex()))
+    walk.feed(chunk_hash(top), top)
+    walk.feed(chunk_hash(below[0]), below[0])
+    with pytest.raises(ManifestInvalid, match="more than"):
+        walk.feed(chunk_hash(below[1]), below[1])

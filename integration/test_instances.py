@@ -1,4 +1,4 @@
-"""Scaling, stopping, starting and restarting tasks on a running grid, while they are called."""
+"""The instances of tasks on a running grid: scaled, stopped, started and restarted while they are called."""
 
 import json
 from collections.abc import Iterator

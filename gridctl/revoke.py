@@ -1,0 +1,82 @@
+"""`gridctl revoke`: servers and users that the grid lets in no more."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+import click
+
+from gridctl.author import author
+from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
+from gridctl.render import print_json
+from gridnode.errors import GridError, UsageError
+from gridnode.gridfile import Gridfile
+from gridnode.model import Address, MemberState
+from gridnode.revocation import Revocation
+
+__all__ = ["revoke", "revoke_command"]
+
+MAX_NODES = 64
+"""Nodes that are told by us; they tell the others."""
+
+
+@click.command("revoke", epilog=examples("gridctl revoke 10.0.0.3", "gridctl revoke --user alice --yes"))
+@click.argument("host", required=False)
+@click.option("--user", metavar="NAME", help="Somebody who has a Gridfile by `gridctl share`, in place of a server.")
+@yes_option
+@json_option
+@gridfile_option
+@pass_settings
+def revoke_command(settings: Settings, host: str | None, user: str | None) -> None:
+    """Shut out whatever the cards of HOST let in: nodes drop its links within seconds, and open none again.
+
+    HOST is what its card was made for: a server of the Gridfile, `gridctl card HOST`, `gridctl cloud-init --name HOST`.
+    A card made for it later is good again. What the server knows already it keeps: see docs/security.md.
+    """
+    if (host is None) == (user is None):
+        raise UsageError("revoke whom?", hint="gridctl revoke HOST, or gridctl revoke --user NAME")
+    from gridnode.identity import user_host
+
+    what = host or user_host(user or "")
+    gridfile = settings.gridfile()
+    confirm(f"This shuts {user or host} out of the grid {gridfile.grid_name}.", settings)
+    told = asyncio.run(revoke(gridfile, what))
+    if settings.as_json:
+        print_json({"revoked": what, "told": told})
+        return
+    click.echo(f"{user or host} is shut out; told {', '.join(told)}, and they tell the others", err=True)
+    if any(server.host == host for server in gridfile.servers):
+        click.echo(
+            f"take {host} out of servers and seeds in {gridfile.path}: gridctl itself would talk to it", err=True
+        )
+
+
+async def revoke(gridfile: Gridfile, what: str) -> list[str]:
+    """Names of the nodes that took it, at least one. Every one in reach is told: the first may be the one to fear."""
+    from gridctl.client import Grid
+
+    async with Grid.connect(gridfile, links=1) as grid:
+        revocation = Revocation(int(time.time()), what, author())
+        sequence = await grid.put_revocation(revocation)
+        told = [grid.record.name] if grid.record else []
+        rows = [row for row in await grid.nodes() if row.state is MemberState.ALIVE]
+    addresses = {address for row in rows if row.record.name not in told for address in row.record.addresses[:2]}
+    places = list(dict.fromkeys([*gridfile.seeds, *sorted(addresses)]))[:MAX_NODES]
+    answers = await asyncio.gather(*(_tell(gridfile, place, revocation, sequence) for place in places))
+    return _unique([*told, *answers])
+
+
+async def _tell(gridfile: Gridfile, place: Address, revocation: Revocation, sequence: int) -> str:
+    """The node's name; nothing when it cannot be told."""
+    from gridctl.client import Grid
+
+    try:
+        async with Grid.connect(gridfile, [place], links=1) as grid:
+            await grid.put_revocation(revocation, sequence)
+            return grid.record.name if grid.record else ""
+    except GridError:
+        return ""
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name]

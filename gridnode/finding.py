@@ -1,0 +1,125 @@
+"""How a node finds its peers and is found: seeds, peers it had before, multicast, the DHT, and where others see it."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import structlog
+
+from gridnode.discovery.dht_discovery import DhtDiscovery
+from gridnode.discovery.interfaces import multicast_interfaces, own_addresses
+from gridnode.discovery.mdns import MdnsDiscovery
+from gridnode.discovery.observed import ObservedHosts
+from gridnode.gridfile import Card, parse_address
+from gridnode.identity import Credentials, seal, unseal
+from gridnode.mesh import Mesh
+from gridnode.model import Address, NodeId, Sighting
+from gridnode.remembered import RememberedPeers
+from gridnode.settings import Settings
+
+__all__ = ["Finding"]
+
+log = structlog.get_logger()
+
+_LOOK_EVERY = 1.0
+_LONELY_AFTER = 60
+"""Looks after which a node that is alone tries all it remembers again."""
+
+
+class Finding:
+    """Feeds the mesh sightings, and keeps what this node says of its own addresses true."""
+
+    def __init__(self, settings: Settings, card: Card, credentials: Credentials, mesh: Mesh) -> None:
+        self._settings = settings
+        self._card = card
+        self._credentials = credentials
+        self._mesh = mesh
+        self._observed = ObservedHosts()
+        self._remembered = RememberedPeers(settings.data_dir / "peers", time.time())
+        self._interfaces = multicast_interfaces()
+        self._renewed: list[DhtDiscovery | MdnsDiscovery] = []
+
+    def seen_at(self, peer: NodeId, host: str) -> None:
+        """A peer says where it sees this node."""
+        self._observed.hear(peer, host)
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Be found, and report others to the mesh; what the network refuses is said, and the rest goes on."""
+        for seed in self._card.seeds:
+            self._mesh.sighted(Sighting(seed), seed=True)
+        self._sight_remembered()
+        if self._settings.dht:
+            await self._open("no DHT here; other ways find peers", self._dht(), stack)
+        if self._settings.mdns:
+            await self._open("no multicast here; other ways find peers", self._mdns(), stack)
+
+    async def run(self) -> None:
+        """Until cancelled: follow interfaces, and write down who is linked."""
+        alone = 0
+        while True:
+            self._follow()
+            alone = 0 if self._mesh.alive() else alone + 1
+            if alone and alone % _LONELY_AFTER == 0:
+                self._sight_remembered()
+            self._remembered.remember((record for record, _ in self._mesh.alive()), time.time())
+            if self._remembered.changed:
+                await asyncio.to_thread(self._remembered.save)
+            await asyncio.sleep(_LOOK_EVERY)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _open(self, refused: str, source: DhtDiscovery | MdnsDiscovery, stack: AsyncExitStack) -> None:
+        try:
+            await source.start(self._mesh.sighted)
+        except OSError as exc:
+            log.warning(refused, error=str(exc))
+            return
+        self._renewed.append(source)
+        stack.push_async_callback(source.close)
+
+    def _mdns(self) -> MdnsDiscovery:
+        key = self._card.network_key
+        return MdnsDiscovery(
+            self._credentials.node,
+            lambda: self._mesh.record().addresses,
+            lambda payload: seal(key, payload, time.time(), secrets.token_bytes(12)),
+            lambda sealed: unseal(key, sealed, time.time()),
+            multicast_interfaces,
+        )
+
+    def _dht(self) -> DhtDiscovery:
+        listen = (self._settings.listen, self._settings.port)
+        key = self._card.network_key
+        return DhtDiscovery(self._credentials, key, listen, lambda: self._mesh.record().addresses, self._contacts)
+
+    def _contacts(self) -> Iterator[Address]:
+        yield from self._card.seeds
+        for record, _ in self._mesh.alive():
+            yield from record.addresses
+        for sighting in self._remembered.sightings():
+            yield sighting.address
+
+    def _sight_remembered(self) -> None:
+        for sighting in self._remembered.sightings():
+            self._mesh.sighted(sighting)
+
+    def _follow(self) -> None:
+        """Say anew where this node listens when that has changed."""
+        addresses, interfaces = self._addresses(), multicast_interfaces()
+        if addresses == self._mesh.record().addresses and interfaces == self._interfaces:
+            return
+        log.info("addresses", addresses=[str(address) for address in addresses])
+        self._interfaces = interfaces
+        self._mesh.update(at_once=True, addresses=addresses)
+        for source in self._renewed:
+            source.renew()
+
+    def _addresses(self) -> tuple[Address, ...]:
+        given = [parse_address(text) for text in self._settings.advertise]
+        if given:
+            return tuple(address for address in given if address)
+        own = own_addresses(self._settings.port)
+        seen = self._observed.hosts({address.host for address in own})
+        return (*own, *(Address(host, self._settings.port) for host in seen))

@@ -1,0 +1,57 @@
+"""What a node needs before it begins: its card, directories of its own, ports that are free."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from gridnode.errors import CardInvalid, SettingsInvalid
+from gridnode.gridfile import Card, parse_card, parse_gridfile
+from gridnode.identity import authority_of, mint_card
+from gridnode.settings import Settings
+
+__all__ = ["listening", "make_private", "read_card"]
+
+log = structlog.get_logger()
+
+_YEAR = 365 * 24 * 3600.0
+
+
+def read_card(settings: Settings) -> Card:
+    """The card this node serves by; a whole Gridfile makes it its own operator. Raises CardInvalid."""
+    path = settings.gridfile or settings.card
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        hint = "make one with `gridctl card NAME -o Card`; GRIDNODE_CARD says where it is"
+        raise CardInvalid(f"{path}: {exc}", hint=hint) from exc
+    if path.stat().st_mode & 0o077:
+        log.warning("others on this server can read the grid's secrets", path=str(path), hint=f"chmod 600 {path}")
+    if not settings.gridfile:
+        return parse_card(text, str(path))
+    gridfile = parse_gridfile(text, str(path))
+    entropy = secrets.token_bytes(32)
+    return mint_card(authority_of(gridfile), settings.name, time.time(), _YEAR, entropy, gridfile.seeds)
+
+
+def make_private(directory: Path, variable: str) -> None:
+    """Make it, for us alone; SettingsInvalid when it cannot be."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)  # an engine that made it for a mount left it open to all
+    except OSError as exc:
+        hint = f"{variable} has to name a directory that gridnode can write"
+        raise SettingsInvalid(f"cannot use {directory}: {exc.strerror}", hint=hint) from exc
+
+
+@contextmanager
+def listening(host: str, port: int, variable: str) -> Iterator[None]:
+    """SettingsInvalid when nobody can listen there."""
+    try:
+        yield
+    except OSError as exc:
+        hint = f"stop what listens there (`ss -tlnp`), or choose another port: {variable}"
+        raise SettingsInvalid(f"cannot listen on {host}, port {port}: {exc.strerror or exc}", hint=hint) from exc
