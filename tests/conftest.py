@@ -6,8 +6,13 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 _PATIENCE = 5.0
+
+# How long an example takes says how busy the machine is, nothing of the code.
+settings.register_profile("grid", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("grid")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -119,7 +119,7 @@ def test_time_running_out(grid: RunningGrid, project: Path, capsys: Capture) -> 
     gate = project.parent / "gate"
     waiting = f"import os, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.05)\n"
     (project / "tasks" / "late.py").write_text(waiting + "\ndef handler(event):\n    return 1\n")
-    assert deploy(grid, project, "-y", "--timeout", "2", "--json") == 124
+    assert deploy(grid, project, "-y", "--timeout", "6", "--json") == 124
     gate.touch()
     out, err = capsys.readouterr()
     assert "node-1 is not ready: starting" in err
