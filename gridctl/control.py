@@ -80,7 +80,7 @@ class Control:
 
     async def nodes(self) -> list[Member]:
         """Every node that the one we are linked to knows, itself included."""
-        return messages.decode(await self._ask(Op.NODES), list[Member])
+        return messages.decode_members(await self._ask(Op.NODES))
 
     async def release(self) -> Release | None:
         """The grid's current release; SignatureInvalid when it is not this Gridfile's."""

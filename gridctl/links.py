@@ -9,7 +9,7 @@ from gridctl.connect import ClientEnd
 from gridnode import messages
 from gridnode.errors import GridError, LinkClosed
 from gridnode.link.protocol import Link
-from gridnode.model import Address, Member, MemberState, NodeId
+from gridnode.model import Address, MemberState, NodeId
 from gridnode.wire import Op
 
 __all__ = ["Dial", "Lane", "Links"]
@@ -192,7 +192,7 @@ class Links:
         """Where the other nodes listen, as the one we are linked to knows it."""
         try:
             body = await self.main.link.request(Op.NODES, timeout=_LEARN_TIMEOUT)
-            members = messages.decode(body, list[Member])
+            members = messages.decode_members(body)
         except (GridError, TimeoutError):
             return
         alive = [member.record for member in members if member.state is MemberState.ALIVE]

@@ -12,6 +12,7 @@ GridError                    code             http  may another node be asked?
 ├── LinkError                link             503
 │   ├── FrameInvalid         frame_invalid
 │   ├── LinkClosed           link_closed      503   yes
+│   ├── NodeDuplicated       node_duplicated  409
 │   └── NotAuthenticated     not_authenticated 401
 ├── CallError                call             500
 │   ├── BodyInvalid          body_invalid     400
@@ -110,6 +111,12 @@ class FrameInvalid(LinkError):
 
 class LinkClosed(LinkError):
     code, retryable = "link_closed", True
+
+
+class NodeDuplicated(LinkError):
+    """Another machine with the same node key is in the grid."""
+
+    code, status = "node_duplicated", 409
 
 
 class NotAuthenticated(LinkError):

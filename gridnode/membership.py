@@ -1,334 +1,367 @@
-"""Who is in the grid, as seen from one node: events and a clock in, effects out.
+"""Who is in the grid, as seen from one node: SWIM over links. Events and a clock in, effects out.
 
-A peer is alive while a link to it stands. A lost link makes it *suspect*; unless a link comes back within
-`suspect_after` it is *dead*. Sightings are hints where to dial; only a completed handshake makes a member.
-Dead members are dialled again, ever more rarely, and forgotten after `forget_after`.
+A linked peer that falls silent, or whose link is lost, is *suspect*: that claim goes round, and to some others with the
+request to try for themselves. The suspect objects by signing its record anew, which nobody else can; after a time that
+grows with log n it is *dead*. What others claim makes a peer suspect at most, unless three of our links call it dead.
+Records travel signed, by rumour, and two nodes in turn compare sums of what they know, so that all converge.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from gridnode.model import Address, Member, MemberState, NodeId, NodeRecord, Sighting
+from msgspec.structs import replace
 
+from gridnode.model import Address, Claim, Load, Member, MemberState, NodeId, NodeRecord
+from gridnode.swim import topology
+from gridnode.swim.dialling import Dialling
+from gridnode.swim.doubts import Doubts
+from gridnode.swim.events import (
+    Asked,
+    Changed,
+    ClaimHeard,
+    DialFailed,
+    DigestHeard,
+    Drop,
+    Effect,
+    Event,
+    FoundSelf,
+    LinkedUp,
+    LinkLost,
+    LoadHeard,
+    Part,
+    Parted,
+    RecordHeard,
+    Refute,
+    RetireHeard,
+    Sighted,
+    Spoke,
+    Tell,
+    Tick,
+    Twin,
+    VersionsHeard,
+    Wanted,
+)
+from gridnode.swim.exchange import Exchange
+from gridnode.swim.limits import MembershipLimits
+from gridnode.swim.rows import HERE, Row, Rows, is_newer, life
 
-@dataclass(frozen=True, slots=True)
-class MembershipLimits:
-    """Seconds, and bounds on what peers can make us remember."""
+__all__ = ["Membership", "MembershipLimits"]
 
-    suspect_after: float = 3.0
-    forget_after: float = 24 * 3600.0
-    redial_first: float = 0.25
-    redial_last: float = 5.0
-    yield_dial: float = 0.5
-    gossip_every: float = 5.0
-    max_members: int = 1024
-    max_addresses: int = 4096
-    """In all; a sixty-fourth of it for one node."""
-    dials_at_once: int = 32
-    """Started in one tick: what a peer tells must not make this node a flood."""
-
-
-class Sighted(NamedTuple):
-    """Somebody may listen there; `seed` addresses are never given up."""
-
-    sighting: Sighting
-    seed: bool = False
-
-
-class DialFailed(NamedTuple):
-    address: Address
-
-
-class LinkedUp(NamedTuple):
-    """A handshake with this node is complete; `address` is where we dialled it, if it was us who did."""
-
-    record: NodeRecord
-    address: Address | None = None
-
-
-class LinkLost(NamedTuple):
-    """The last link to this node is gone."""
-
-    node: NodeId
-
-
-class FoundSelf(NamedTuple):
-    """Dialling this address reached ourselves."""
-
-    address: Address
-
-
-class RecordHeard(NamedTuple):
-    """A linked node says this of itself."""
-
-    record: NodeRecord
-
-
-class LeaveHeard(NamedTuple):
-    node: NodeId
-
-
-class Tick(NamedTuple):
-    """Time has passed."""
-
-
-Event = Sighted | DialFailed | LinkedUp | LinkLost | FoundSelf | RecordHeard | LeaveHeard | Tick
-
-
-class Dial(NamedTuple):
-    """Open a link to this address."""
-
-    address: Address
-
-
-class TellSightings(NamedTuple):
-    """Tell this linked peer where others are."""
-
-    to: NodeId
-    sightings: tuple[Sighting, ...]
-
-
-class Changed(NamedTuple):
-    """This member's row is new; `before` its state until now, None for a newcomer."""
-
-    member: Member
-    before: MemberState | None
-
-
-Effect = Dial | TellSightings | Changed
-
-
-@dataclass(slots=True)
-class _Row:
-    record: NodeRecord
-    state: MemberState
-    since: float
-    linked: bool
-
-    def member(self) -> Member:
-        return Member(self.record, self.state, self.since)
-
-
-@dataclass(slots=True)
-class _Address:
-    """One place to dial. due: when next, None while a dial is under way or its node is linked."""
-
-    node: NodeId | None
-    seed: bool
-    due: float | None
-    failures: int = 0
-    is_self: bool = False
-    good: bool = False
-    """A dial led to its node, and none has failed since."""
+ALIVE, SUSPECT, DEAD, LEFT = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT
+_ASK = 3
+"""How many others are asked to try to reach a suspect (k in SWIM)."""
+_WITNESSES = 3
+"""Links that call a suspect dead before we do without waiting: one liar is not enough."""
+_TRUST = 15.0
+"""Seconds for which our not reaching one that others reach proves nothing, at first."""
+_RISES = 3
+"""Records of an earlier life, later than ours, that we outbid; more are another machine's."""
+_SWEEP_EVERY = 60.0
 
 
 @dataclass(slots=True)
 class Membership:
-    """The rows of all peers. `now` is unix seconds, the same clock for every call."""
+    """The rows of all peers. `now` is the same clock for every call; salt: secret random bytes of this life."""
 
     self_id: NodeId
     limits: MembershipLimits = field(default_factory=MembershipLimits)
-    _rows: dict[NodeId, _Row] = field(default_factory=dict)
-    _addresses: dict[Address, _Address] = field(default_factory=dict)
-    _gossip_due: float = 0.0
-    _gossip_turn: int = 0
+    salt: bytes = b""
+    _rows: Rows = field(init=False)
+    _dialling: Dialling = field(init=False)
+    _exchange: Exchange = field(init=False)
+    _doubts: Doubts = field(default_factory=Doubts)
+    _rises: int = 0
+    _sweep_due: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._rows = Rows(self.limits.max_members)
+        self._dialling = Dialling(self.self_id, self.limits, self._rows)
+        self._exchange = Exchange(self.limits, self._rows)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; what to do about it, in order."""
         match event:
-            case Sighted(sighting, seed):
-                self._sighted(sighting, seed, now)
-                return []
-            case DialFailed(address):
-                self._dial_failed(address, now)
-                return []
-            case FoundSelf(address):
-                self._found_self(address)
-                return []
+            case Tick(quiet, busy):
+                return self._tick(quiet, busy, now)
+            case RecordHeard(record, signed, source):
+                return self._record_heard(record, signed, source, now)
+            case ClaimHeard(claim, source):
+                return self._claim_heard(claim, source, now)
+            case LoadHeard(node, load):
+                return self._load_heard(node, load)
+            case DigestHeard() | VersionsHeard() | Asked():
+                return self._exchange.heard(event, now)
+            case Spoke(record, signed):
+                self._exchange.own, self._exchange.signed = record, signed
+                return [Tell(node, (signed,)) for node in self._rows.linked]
+            case _:
+                return self._on_link(event, now)
+
+    def _on_link(self, event: Event, now: float) -> list[Effect]:
+        match event:
             case LinkedUp(record, address):
-                self._dialled(record, address)
-                return self._linked_up(record, now)
+                return self._linked_up(record, address, now)
             case LinkLost(node):
-                return self._lost(node, MemberState.SUSPECT, now)
-            case RecordHeard(record):
-                return self._record_heard(record, now)
-            case LeaveHeard(node):
-                return self._lost(node, MemberState.LEFT, now)
-            case Tick():
-                return self._tick(now)
+                return self._link_lost(node, now)
+            case RetireHeard(node):
+                return [] if self._dialling.keeps(node) else [Part(node)]
+            case Parted(node):
+                self._unlink(node)
+            case Sighted(sighting, seed):
+                self._dialling.sighted(sighting, seed, now)
+            case DialFailed(address):
+                lost = self._dialling.failed(address, now)
+                return self._suspect(lost, now) if lost else []
+            case FoundSelf(address):
+                self._dialling.addresses.found_self(address)
+            case Wanted(node):
+                return self._dialling.wanted(node, now)
+        return []
 
     def members(self) -> list[Member]:
-        return [row.member() for row in self._rows.values()]
+        return [row.member() for row in self._rows]
 
     def get(self, node: NodeId) -> Member | None:
         row = self._rows.get(node)
         return row.member() if row else None
 
-    def _sighted(self, sighting: Sighting, seed: bool, now: float) -> None:
-        if sighting.node == self.self_id or not _can_be_dialled(sighting.address):
-            return
-        known = self._addresses.get(sighting.address)
-        if known is None:
-            if not seed and (len(self._addresses) >= self.limits.max_addresses or self._has_many(sighting.node)):
-                return
-            self._addresses[sighting.address] = _Address(sighting.node, seed, self._first_dial(sighting.node, now))
-        elif not known.is_self:
-            if not known.seed and not self._is_at(known.node, sighting.address):
-                known.node = sighting.node or known.node
-            known.seed |= seed
-
-    def _has_many(self, node: NodeId | None) -> bool:
-        """Whether as many addresses as a node may have are known of it: no single one fills the table."""
-        return sum(known.node == node for known in self._addresses.values()) >= self.limits.max_addresses // 64
-
-    def _is_at(self, node: NodeId | None, address: Address) -> bool:
-        """Whether the node itself says so, which no other's word replaces."""
-        row = self._rows.get(node) if node else None
-        return row is not None and address in row.record.addresses
-
-    def _first_dial(self, node: NodeId | None, now: float) -> float | None:
-        """The lower id dials at once, the higher a little later, so that two nodes rarely dial each other."""
-        if node and self._is_linked(node):
-            return None
-        return now + (self.limits.yield_dial if node and node < self.self_id else 0.0)
-
-    def _is_linked(self, node: NodeId | None) -> bool:
-        row = self._rows.get(node) if node else None
-        return bool(row and row.linked)
-
-    def _dial_failed(self, address: Address, now: float) -> None:
-        known = self._addresses.get(address)
-        if known:
-            delay = self.limits.redial_first * 2 ** min(known.failures, 16)
-            known.failures += 1
-            known.good = False
-            known.due = now + min(delay, self.limits.redial_last)
-            if known.failures > 20 and not known.seed and not self._wanted(known.node):
-                del self._addresses[address]
-
-    def _wanted(self, node: NodeId | None) -> bool:
-        return node is not None and node in self._rows
-
-    def _found_self(self, address: Address) -> None:
-        known = self._addresses.get(address)
-        if known:
-            known.is_self, known.due, known.node = True, None, None
-
-    def _dialled(self, record: NodeRecord, address: Address | None) -> None:
-        known = self._addresses.get(address) if address else None
-        if known:
-            known.node, known.good = record.id, True
-
-    def _linked_up(self, record: NodeRecord, now: float) -> list[Effect]:
+    def is_news(self, record: NodeRecord) -> bool:
+        """Whether to look at a record closer: an old one is not worth verifying."""
+        if record.id == self.self_id:
+            own = self._exchange.own
+            return own is not None and record.incarnation > own.incarnation
         row = self._rows.get(record.id)
-        if row is None and len(self._rows) >= self.limits.max_members:
-            return []
-        before = row.state if row else None
-        if row is None or not row.linked or row.state is not MemberState.ALIVE:
-            row = self._rows[record.id] = _Row(record, MemberState.ALIVE, now, linked=True)
-        elif _newer(record, row.record):
-            row.record = record
-        self._learn(record, now)
-        return [Changed(row.member(), before), *self._tell(record.id)]
+        return row is None or row.signed is None or is_newer(record, row.record)
 
-    def _learn(self, record: NodeRecord, now: float) -> None:
-        """Remember where a member listens, to dial it when its link is lost."""
-        for address in record.addresses:
-            self._sighted(Sighting(address, record.id), False, now)
-        for known in self._addresses.values():
-            if known.node == record.id:
-                known.due, known.failures = None, 0
+    @property
+    def size(self) -> int:
+        """Nodes of the grid that may be alive, this one included."""
+        return self._rows.size
 
-    def _lost(self, node: NodeId, state: MemberState, now: float) -> list[Effect]:
-        row = self._rows.get(node)
+    @property
+    def is_full_mesh(self) -> bool:
+        return self._dialling.is_full_mesh
+
+    # -- links ------------------------------------------------------------------------------------------------------
+
+    def _linked_up(self, record: NodeRecord, address: Address | None, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        row = self._rows.get(record.id)
+        if row is None:
+            row = self._newcomer(record, None, now, proven=True)
+            if row is None:
+                return []
+            effects.append(Changed(row.member(), None))
+        else:
+            effects += self._back(row, record, now)
+        row.linked = row.proven = True
+        row.silent = False
+        row.dialled = address is not None
+        self._rows.linked[record.id] = row
+        self._dialling.linked(record, address, now)
+        if self._exchange.signed:
+            effects.insert(0, Tell(record.id, (self._exchange.signed,)))
+        return effects + self._exchange.show(record.id)
+
+    def _back(self, row: Row, record: NodeRecord, now: float) -> list[Effect]:
+        """It is linked: what was thought of it until now it shall know, to object before everybody."""
+        told: list[Effect] = []
+        if row.state in (SUSPECT, DEAD) and life(record) <= life(row.record):
+            told = [Tell(row.node, (row.signed,) if row.signed else (), (row.claim(),))]
+        if is_newer(record, row.record) or row.state is not ALIVE:
+            is_same = (record.incarnation, record.revision) == (row.record.incarnation, row.record.revision)
+            self._rows.take(row, record, row.signed if is_same else None)
+        before = self._rows.turn(row, ALIVE, now) if row.state is not ALIVE else ALIVE
+        self._dialling.stale |= before not in (ALIVE, SUSPECT)
+        return [Changed(row.member(), before), *told]
+
+    def _link_lost(self, node: NodeId, now: float) -> list[Effect]:
+        row = self._unlink(node)
         if row is None:
             return []
-        if state is MemberState.SUSPECT and not row.linked:
-            return []
-        if state is MemberState.SUSPECT:
+        self._dialling.addresses.wake(node, now + self._dialling.yields(node))
+        return self._suspect(row, now) if row.state is ALIVE and now >= row.trusted else []
+
+    def _unlink(self, node: NodeId) -> Row | None:
+        row = self._rows.linked.pop(node, None)
+        if row:
             row.linked = False
-            self._redial(node, now)
-            if row.state is MemberState.LEFT:
-                return []
-        return self._turn(row, state, now)
+            self._dialling.stale = True
+        return row
 
-    def _redial(self, node: NodeId, now: float) -> None:
-        for known in self._addresses.values():
-            if known.node == node:
-                known.due = self._first_dial(node, now)
+    # -- states -----------------------------------------------------------------------------------------------------
 
-    def _turn(self, row: _Row, state: MemberState, now: float) -> list[Effect]:
-        before, row.state, row.since = row.state, state, now
-        return [Changed(row.member(), before)]
+    def _suspect(self, row: Row, now: float, heard: ClaimHeard | None = None) -> list[Effect]:
+        before = self._rows.turn(row, SUSPECT, now)
+        row.deadline = now + topology.scaled(self.limits.suspect_after, self.size) * self._doubts.stretch(now)
+        row.accused = heard is None
+        claim = row.claim()
+        self._exchange.rumours.accuse(claim, self.size, heard.source if heard else None)
+        effects: list[Effect] = [Changed(row.member(), before)]
+        if heard is None:
+            others = [node for node in self._exchange.next_linked(_ASK + 1) if node != row.node][:_ASK]
+            effects += [Tell(node, claims=(row.claim(ask=True),)) for node in others]
+        return effects
 
-    def _record_heard(self, record: NodeRecord, now: float) -> list[Effect]:
+    def _die(self, row: Row, now: float) -> list[Effect]:
+        before = self._rows.turn(row, DEAD, now)
+        self._dialling.stale = True
+        self._exchange.rumours.accuse(row.claim(), self.size, None)
+        self._dialling.addresses.wake(row.node, now + self._dialling.patience())
+        return [Changed(row.member(), before), *([Drop(row.node)] if row.linked else [])]
+
+    def _clear(self, row: Row, now: float) -> list[Effect]:
+        """A suspect is heard on its own link: it shall object, for the others have our word against it."""
+        told = Tell(row.node, claims=(row.claim(),))
+        self._doubts.was_wrong(row, now)
+        before = self._rows.turn(row, ALIVE, now)
+        return [Changed(row.member(), before), told]
+
+    # -- what others say --------------------------------------------------------------------------------------------
+
+    def _record_heard(self, record: NodeRecord, signed: bytes, source: NodeId, now: float) -> list[Effect]:
+        if record.id == self.self_id:
+            return self._heard_of_self(record)
         row = self._rows.get(record.id)
-        if row is None or not row.linked or not _newer(record, row.record):
+        if row is None:
+            row = None if record.gone else self._newcomer(record, signed, now, proven=False)
+            if row is None:
+                return []
+            self._exchange.rumours.spread(record.id, signed, self.size, source)
+            return [Changed(row.member(), None)]
+        if not is_newer(record, row.record):
+            if row.signed is None and not is_newer(row.record, record):
+                row.signed = signed
+                self._exchange.rumours.spread(record.id, signed, self.size, source)
+            else:
+                self._exchange.rumours.known_by(record.id, source)
             return []
-        if record.addresses != row.record.addresses:
-            self._learn(record, now)
-        row.record = record
+        return self._renewed(row, record, signed, source, now)
+
+    def _heard_of_self(self, record: NodeRecord) -> list[Effect]:
+        """A later one than ours: of an earlier life, before the clock went back; or a twin's, when it goes on."""
+        own = self._exchange.own
+        if own is None or record.incarnation <= own.incarnation:
+            return []
+        self._rises += 1
+        return [Refute(record.incarnation + 1, 0)] if self._rises <= _RISES else [Twin(record)]
+
+    def _renewed(self, row: Row, record: NodeRecord, signed: bytes, source: NodeId, now: float) -> list[Effect]:
+        before, objects = row.state, life(record) > life(row.record)
+        if objects:
+            self._doubts.was_wrong(row, now)
+        is_moved = record.addresses != row.record.addresses
+        load = row.record.load if record.incarnation == row.record.incarnation else record.load
+        self._rows.take(row, _with_load(record, load), signed)
+        self._exchange.rumours.spread(record.id, signed, self.size, source)
+        state = LEFT if record.gone else ALIVE if objects or before is LEFT else before
+        if state is not before:
+            self._rows.turn(row, state, now)
+            self._dialling.stale = True
+        effects: list[Effect] = [Changed(row.member(), before)]
+        row.silent &= source != record.id
+        if objects and before is SUSPECT and (row.silent or not row.linked):
+            # Others reach it and we do not: that is our link's fault, for which it need not object again and again.
+            row.trusted = now + _TRUST * 2 ** min(row.doubts, 6)
+            row.doubts += 1
+            effects += [Drop(row.node)] if row.linked else []
+        if is_moved or (state is ALIVE and before is DEAD):
+            self._dialling.learn(record, now)
+        return effects
+
+    def _claim_heard(self, claim: Claim, source: NodeId, now: float) -> list[Effect]:
+        if claim.node == self.self_id:
+            return self._accused(claim, source)
+        row = self._rows.get(claim.node)
+        if row is None or life(claim) > life(row.record) or row.state in (DEAD, LEFT):
+            return []
+        if life(claim) < life(row.record):
+            return [Tell(source, (row.signed,))] if row.signed else []
+        if row.linked and row.state is ALIVE:
+            # We hear it, so this is for it to answer; its record goes round from there.
+            return [Tell(row.node, claims=(claim,))]
+        effects: list[Effect] = []
+        if row.state is ALIVE:
+            effects = self._suspect(row, now, ClaimHeard(claim, source))
+            if claim.ask:
+                self._dialling.addresses.wake(row.node, now)
+        if claim.dead:
+            row.witnesses.add(source)
+            if len(row.witnesses) >= _WITNESSES and (row.silent or not row.linked):
+                effects += self._die(row, now)
+        return effects
+
+    def _accused(self, claim: Claim, source: NodeId) -> list[Effect]:
+        own = self._exchange.own
+        if own is None or life(claim) > life(own):
+            return []
+        return (
+            [Refute(own.incarnation, own.refuted + 1)]
+            if life(claim) == life(own)
+            else [Tell(source, (self._exchange.signed,))]
+        )
+
+    def _load_heard(self, node: NodeId, load: Load) -> list[Effect]:
+        row = self._rows.linked.get(node)
+        if row is None or row.record.load == load:
+            return []
+        row.record = replace(row.record, load=load)
         return [Changed(row.member(), row.state)]
 
-    def _tick(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for node, row in list(self._rows.items()):
-            if row.state is MemberState.SUSPECT and now - row.since >= self.limits.suspect_after:
-                effects += self._turn(row, MemberState.DEAD, now)
-            elif not row.linked and now - row.since >= self.limits.forget_after:
-                self._forget(node)
-        return effects + self._dial_due(now) + self._gossip(now)
+    def _newcomer(self, record: NodeRecord, signed: bytes | None, now: float, proven: bool) -> Row | None:
+        """A row for it, unless there is no room."""
+        if self._rows.is_full:
+            least = self._rows.least(proven)
+            if least is None:
+                return None
+            self._forget(least)
+        row = self._rows.add(record, ALIVE, now, topology.rank_of(self.salt, record.id))
+        row.signed, row.proven = signed, proven
+        self._dialling.stale = True
+        self._dialling.learn(record, now)
+        return row
 
     def _forget(self, node: NodeId) -> None:
-        del self._rows[node]
-        for address, known in list(self._addresses.items()):
-            if known.node == node and not known.seed:
-                del self._addresses[address]
+        self._rows.forget(node)
+        self._dialling.addresses.forget(node)
+        self._dialling.stale = True
 
-    def _dial_due(self, now: float) -> list[Effect]:
-        """The seeds, then what worked before, then who has waited longest; of one node one address a tick.
+    # -- time -------------------------------------------------------------------------------------------------------
 
-        So a node's addresses are tried one after the other, the next before the last has failed, and the first that
-        leads to it ends that.
-        """
-        due: list[tuple[bool, bool, float, Address]] = []
-        for address, known in self._addresses.items():
-            if self._is_linked(known.node):
-                known.due = None
-            elif known.due is not None and known.due <= now:
-                due.append((not known.seed, not known.good, known.due, address))
-        chosen: list[Address] = []
-        nodes: set[NodeId | None] = set()
-        for *_, address in sorted(due):
-            known = self._addresses[address]
-            if len(chosen) < self.limits.dials_at_once and (known.node is None or known.node not in nodes):
-                chosen.append(address)
-                nodes.add(known.node)
-                known.due = None
-        return [Dial(address) for address in chosen]
+    def _tick(self, quiet: Mapping[NodeId, float], busy: Collection[NodeId], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for node, row in list(self._rows.linked.items()):
+            effects += self._listen(row, quiet.get(node, 0.0), now)
+            if node in busy:
+                row.used = now
+        for row in list(self._rows.suspects.values()):
+            if now >= row.deadline:
+                effects += self._die(row, now)
+        self._sweep(now)
+        return effects + self._dialling.tick(now) + self._exchange.tick(now)
 
-    def _gossip(self, now: float) -> list[Effect]:
-        """Now and then tell one linked peer, each in turn, where the others are."""
-        linked = sorted(node for node, row in self._rows.items() if row.linked)
-        if now < self._gossip_due or not linked:
-            return []
-        self._gossip_due = now + self.limits.gossip_every
-        self._gossip_turn += 1
-        return self._tell(linked[self._gossip_turn % len(linked)])
+    def _listen(self, row: Row, quiet: float, now: float) -> list[Effect]:
+        limits, stretch = self.limits, self._doubts.stretch(now)
+        after = limits.silent_after if self.is_full_mesh else limits.silent_after_apart
+        row.silent = quiet > after * stretch
+        if row.silent and row.state is ALIVE and now >= row.trusted:
+            return self._suspect(row, now)
+        if not row.silent and row.state is SUSPECT:
+            return self._clear(row, now)
+        if quiet > limits.retry_after * stretch and not self.is_full_mesh:
+            return self._dialling.retry(row)
+        row.retried &= quiet > limits.retry_after
+        return []
 
-    def _tell(self, to: NodeId) -> list[Effect]:
-        known = tuple(_sightings(row.record for node, row in self._rows.items() if row.linked and node != to))
-        return [TellSightings(to, known)] if known else []
-
-
-def _can_be_dialled(address: Address) -> bool:
-    return 0 < address.port < 65536 and 0 < len(address.host) <= 255
+    def _sweep(self, now: float) -> None:
+        """Forget whom nobody has seen for long."""
+        if now < self._sweep_due:
+            return
+        self._sweep_due = now + _SWEEP_EVERY
+        for row in list(self._rows):
+            if row.state not in HERE and not row.linked and now - row.since >= self.limits.forget_after:
+                self._forget(row.node)
 
 
-def _newer(record: NodeRecord, than: NodeRecord) -> bool:
-    return (record.incarnation, record.revision) > (than.incarnation, than.revision)
-
-
-def _sightings(records: Iterable[NodeRecord]) -> list[Sighting]:
-    return [Sighting(address, record.id) for record in records for address in record.addresses]
+def _with_load(record: NodeRecord, load: Load) -> NodeRecord:
+    return record if record.load == load else replace(record, load=load)

@@ -5,7 +5,8 @@ INVOKE          the argument; CallMeta      the result; ReplyMeta       operator
 INVOKE          the argument; NestedMeta    the result                  a sandbox, of its node
 INVOKE + STREAM the argument; CallMeta      Parts: JSON; then ReplyMeta operator, user, local, node
 BROADCAST       the argument, named by task Parts: NodeOutcome in JSON  operator, user, local
-NODES           -                           tuple[Member]               operator, user, local
+NODES           -                           Nodes                       operator, user, local
+TASKS           NodeRecord.served           tuple[TaskName]             node
 RELEASE_STATUS  NodeId or nothing           ReleaseReport               operator, node
 PROCESSES       task file or nothing        tuple[ProcessReport]        operator, user
 PROCESSES       task file or nothing        ProcessReport               node
@@ -21,29 +22,37 @@ PIECE_GET       PieceGet                    PieceParts                  node
 PUBLISH         list[(topic, JSON)]         list[int]: how many listen  operator, local
 PUBLISH         JSON, named by topic        JSON: how many listen       a sandbox, of its node
 SUBSCRIBE       list[pattern]               - until it is given up      operator, user, local
-events between nodes: RECORD NodeRecord · GOSSIP tuple[Sighting] · LEDGER_DIGEST · LEDGER_DOCUMENTS · LEAVE · HAVE Have
+events between nodes: GOSSIP, DIGEST, VERSIONS, RECORDS_ASK in gridnode/gossip.py · LOAD Load · REFUSED an error
+                      RETIRE: the link is idle, close it · LEDGER_DIGEST · LEDGER_DOCUMENTS · HAVE Have
                       EVENTS (number, list[Event], lost by topic) · INTEREST Interest · INTEREST_ASK
 events to a client: EVENTS as between nodes, named by the call id of the SUBSCRIBE that asked for them
                     LEAVE: the node is going; no more calls over this link
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
+from gridnode import task_bounds
 from gridnode.errors import BodyInvalid
 from gridnode.model import (
     ChunkHash,
     InstanceId,
+    Load,
     LogLine,
+    Member,
     MemberState,
     NodeId,
     NodeRecord,
     Process,
     ReleaseStatus,
     Runtime,
+    TaskName,
 )
+from gridnode.task_lists import digest_of
 from gridnode.wire import ErrorBody
 
 T = TypeVar("T")
@@ -89,6 +98,13 @@ class Hello(msgspec.Struct, omit_defaults=True):
     record: NodeRecord | None = None
     bulk: bool = False
     seen: str = ""
+
+
+class Nodes(msgspec.Struct, frozen=True):
+    """Every member, without its tasks; lists: those, once each, by NodeRecord.served."""
+
+    members: tuple[Member, ...] = ()
+    lists: dict[str, tuple[TaskName, ...]] = {}
 
 
 class CallMeta(msgspec.Struct, omit_defaults=True):
@@ -240,6 +256,41 @@ def decode_record(body: bytes) -> NodeRecord:
     return record
 
 
+def encode_members(members: Iterable[Member]) -> bytes:
+    """A body of NODES: the nodes of one release share the list of its tasks."""
+    lists: dict[str, tuple[TaskName, ...]] = {}
+    told = []
+    for member in members:
+        served = member.record.served or digest_of(member.record.tasks)
+        if member.record.tasks:
+            lists[served] = member.record.tasks
+        told.append(replace(member, record=replace(member.record, tasks=(), served=served)))
+    return encode(Nodes(tuple(told), lists))
+
+
+def decode_members(body: bytes) -> list[Member]:
+    """What `encode_members` was given; BodyInvalid on garbage."""
+    nodes = decode(body, Nodes)
+    records = ((member, nodes.lists.get(member.record.served, ())) for member in nodes.members)
+    return [replace(member, record=replace(member.record, tasks=tasks)) for member, tasks in records]
+
+
+def decode_load(body: bytes) -> Load:
+    """How busy a node is; BodyInvalid."""
+    load = decode(body, Load)
+    if not _are_counts(load.in_flight, load.capacity):
+        raise BodyInvalid("a load with a number out of bounds")
+    return load
+
+
+def decode_tasks(body: bytes) -> tuple[TaskName, ...]:
+    """A list of a record's tasks within its bounds; BodyInvalid."""
+    tasks = decode(body, tuple[TaskName, ...])
+    if len(tasks) > MAX_TASKS or not all(0 < len(name) <= MAX_TEXT and name.isprintable() for name in tasks):
+        raise BodyInvalid(f"a list of {len(tasks)} tasks, or with a name that is too long or not printable")
+    return tasks
+
+
 def check_record(record: NodeRecord) -> None:
     """Raises BodyInvalid for a record that would take more of our memory than an honest one."""
     texts = (record.id, record.name, record.version, *(address.host for address in record.addresses))
@@ -249,6 +300,10 @@ def check_record(record: NodeRecord) -> None:
         raise BodyInvalid("a record with a number out of bounds")
     if record.release:
         check_status(record.release)
+    if not _are_counts(record.refuted) or not re.fullmatch(r"([0-9a-f]{32})?", record.served):
+        raise BodyInvalid("a record with a count or a digest that cannot be")
+    if len(record.labels) > task_bounds.MAX_LABELS or not all(map(_is_label, record.labels.items())):
+        raise BodyInvalid("a record with a label that cannot be")
     if record.runtime and not is_runtime(record.runtime):
         raise BodyInvalid("a record with a runtime that cannot be")
     if len(record.addresses) > MAX_ADDRESSES or len(record.tasks) > MAX_TASKS:
@@ -272,6 +327,10 @@ def check_status(status: ReleaseStatus) -> None:
         raise BodyInvalid("a release status with a number out of bounds")
     if len(status.root) != 64 or len(status.error) > MAX_STATUS_ERROR:
         raise BodyInvalid("a release status with a text out of bounds")
+
+
+def _is_label(label: tuple[str, str]) -> bool:
+    return task_bounds.is_label(*label)
 
 
 def _are_counts(*numbers: int) -> bool:

@@ -223,6 +223,8 @@ class NodeRecord(msgspec.Struct, frozen=True):
     draining: it is about to go and takes no new calls. interest: the version of what it listens to.
     runtime: what its Python tasks run on, where they name no image; unknown of a node that is older.
     until: unix seconds when its card ends, 0 of a node that is older.
+    refuted: how often in this life it has objected to being called suspect or dead. gone: it has left in order.
+    served: digest of `tasks`, which stay behind when a record travels; labels: its card's.
     """
 
     id: NodeId
@@ -239,6 +241,32 @@ class NodeRecord(msgspec.Struct, frozen=True):
     interest: int = 0
     runtime: Runtime | None = None
     until: int = 0
+    refuted: int = 0
+    gone: bool = False
+    served: str = ""
+    labels: dict[str, str] = {}
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """Somebody cannot reach a node as it was at (incarnation, refuted): it is suspect, or dead.
+
+    ask: whoever hears this is to try whether he can reach it.
+    """
+
+    node: NodeId
+    incarnation: int
+    refuted: int
+    dead: bool = False
+    ask: bool = False
+
+
+class RecordVersion(msgspec.Struct, frozen=True, array_like=True):
+    """Which of a node's records somebody knows."""
+
+    node: NodeId
+    incarnation: int
+    refuted: int
+    revision: int
 
 
 class MemberState(enum.StrEnum):

@@ -1,6 +1,7 @@
 """The composition root: one node, put together and run. Alone it names adapters."""
 
 import asyncio
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from functools import partial
 
 import structlog
 
-from gridnode import __version__
 from gridnode.api import Api
 from gridnode.broadcast import Broadcasts
 from gridnode.discovery.interfaces import own_addresses
@@ -20,7 +20,8 @@ from gridnode.fast_door import FastDoor
 from gridnode.files import node_key, write_durably
 from gridnode.finding import Finding
 from gridnode.gate import Gate
-from gridnode.gridfile import Card, parse_address
+from gridnode.gossip import sign_record
+from gridnode.gridfile import Card
 from gridnode.http_stream import HttpStreams
 from gridnode.identity import issue_leaf
 from gridnode.image_document import canonical
@@ -28,7 +29,7 @@ from gridnode.kept_logs import KeptLogs
 from gridnode.keyed import Keyed
 from gridnode.ledger import ORDER, RELEASE, open_release, verifier
 from gridnode.ledger_sync import LedgerSync
-from gridnode.link import Cancel, LinkEnd, LinkLimits
+from gridnode.link import Cancel, Invoker, LinkEnd, LinkLimits
 from gridnode.link.client import RemoteInvoker, dial
 from gridnode.link.door import Door
 from gridnode.link.local import SOCKET, by_permission, listening_locally
@@ -37,7 +38,7 @@ from gridnode.link.protocol import Link
 from gridnode.link.server import BulkEnd, LinkServer
 from gridnode.link.tls import client_context, server_context
 from gridnode.logs import Logs
-from gridnode.membership import Membership, MembershipLimits
+from gridnode.membership import Membership
 from gridnode.mesh import Mesh
 from gridnode.messages import MAX_LOG_SIZE
 from gridnode.model import (
@@ -45,12 +46,13 @@ from gridnode.model import (
     Done,
     Invocation,
     NodeId,
-    NodeRecord,
     Release,
     ReleaseState,
     ReleaseStatus,
+    Role,
     Root,
 )
+from gridnode.on_demand import OnDemand
 from gridnode.operations import Operations, invokes, takes
 from gridnode.own_log import read_own_log
 from gridnode.processes import Processes
@@ -68,7 +70,7 @@ from gridnode.sandbox.spec import SANDBOX_USER
 from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.secrets import Secrets
 from gridnode.settings import Settings
-from gridnode.start import listening, make_private
+from gridnode.start import listening, make_private, own_record
 from gridnode.sync.disk import ReleaseDisk
 from gridnode.sync.exchange import Exchange
 from gridnode.sync.images import ImageLimits, Images
@@ -78,7 +80,7 @@ from gridnode.sync.store import DiskChunkStore
 from gridnode.sync.sweep import ChunkSweep, Transfers
 from gridnode.sync.transfer import ChunkOps, Fetch, Progress, Sources
 from gridnode.terms import Terms
-from gridnode.wire import Frame
+from gridnode.wire import Frame, Op
 
 log = structlog.get_logger()
 _PART_WITHIN = 1.0
@@ -91,7 +93,8 @@ class Node:
         self._settings = settings
         self._card = card
         make_private(settings.data_dir, "GRIDNODE_DATA_DIR")
-        self._credentials = issue_leaf(card, node_key(settings.data_dir / "node.key"), time.time())
+        key = node_key(settings.data_dir / "node.key")
+        self._credentials = issue_leaf(card, key, time.time())
         self.id = self._credentials.node
         self._gate = Gate(time.time, self._credentials.issuer, self._credentials.until)
         self._server_context = server_context(self._credentials)
@@ -103,15 +106,15 @@ class Node:
         self._secrets = Secrets(card.network_key, SANDBOX_USER)
         self._links = LinkPool(self.id, settings.silent_after)
         self._bulk = BulkLinks(lambda address: self._dial(address, BulkEnd()))
-        membership = Membership(self.id, MembershipLimits(suspect_after=settings.suspect_after))
         self._mesh = Mesh(
-            self._record(settings.port),
-            membership,
+            own_record(self._credentials, settings, card, own_addresses(settings.port)),
+            Membership(self.id, settings.membership, secrets.token_bytes(16)),
             self._links,
             dialler=lambda address: self._dial(address, self._server),
             on_change=self._router.refresh,
             on_link=self._on_link,
             on_event=self._heard,
+            sign=partial(sign_record, key),
         )
         self._finding = Finding(settings, card, self._credentials, self._mesh)
         self._events = Events(
@@ -163,14 +166,6 @@ class Node:
             await self._run_jobs(disk.load_active(), stack, stop)
 
     # -- putting together -------------------------------------------------------------------------------------------
-
-    def _record(self, port: int) -> NodeRecord:
-        now = time.time()
-        given = [parse_address(text) for text in self._settings.advertise]
-        addresses = tuple(address for address in given if address) or own_addresses(port)
-        name, runtime = self._settings.name, self._settings.runtime
-        numbers = int(now * 1000), 0, addresses, __version__, int(now)
-        return NodeRecord(self.id, name, *numbers, runtime=runtime, until=int(self._credentials.until))
 
     async def _open_pool(self, sandbox: DockerSandbox) -> Pool:
         settings = self._settings
@@ -227,11 +222,11 @@ class Node:
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
         chunks = ChunkOps(store, self._transfers.upload)
-        processes = Processes(self.id, self._mesh.members, self._links.get, self._pool.processes, self._order_sequences)
+        processes = Processes(self.id, self._mesh.members, self._mesh.reach, self._pool.processes, self._orders)
         operations = Operations(
             self.id,
             self._mesh.members,
-            self._links.get,
+            self._mesh.reach,
             self._releases.report,
             self._ledger,
             chunks,
@@ -243,7 +238,8 @@ class Node:
         routes = invokes(self._keyed, self._router)
         events = takes(self._events, self._broadcasts) | self._exchange.takes()
         longest, on_seen = self._settings.max_call_timeout, self._finding.seen_at
-        return LinkServer(self._mesh, operations.table(), routes, self._terms.timeout, longest, events, on_seen)
+        ops = operations.table() | {(Role.NODE, Op.TASKS): self._mesh.task_list}
+        return LinkServer(self._mesh, ops, routes, self._terms.timeout, longest, events, on_seen)
 
     def _fetcher(self, store: DiskChunkStore) -> Callable[[Progress], Fetch]:
         sources = Sources(lambda: [record.id for record, _ in self._mesh.alive()], self._bulk_link)
@@ -332,9 +328,15 @@ class Node:
 
     def _targets(self) -> list[Target]:
         """Where calls can go now."""
-        now = asyncio.get_running_loop().time
-        peers = [Target(record, RemoteInvoker(link, record.id, now)) for record, link in self._mesh.alive()]
-        return [Target(self._mesh.record(), self._keyed), *peers]
+        peers = [Target(record, self._remote(link, record.id)) for record, link in self._mesh.alive()]
+        apart = [Target(record, OnDemand(record.id, self._dial_for_call)) for record in self._mesh.apart()]
+        return [Target(self._mesh.record(), self._keyed), *peers, *apart]
+
+    def _remote(self, link: Link, node: NodeId) -> RemoteInvoker:
+        return RemoteInvoker(link, node, asyncio.get_running_loop().time)
+
+    async def _dial_for_call(self, node: NodeId) -> Invoker:
+        return self._remote(await self._mesh.reach(node), node)
 
     def _on_link(self, link: Link) -> None:
         self._ledger.linked(link)
@@ -363,7 +365,7 @@ class Node:
         known = [open_release(document) for document in self._ledger.documents(RELEASE)]
         return [release.root for release in (*known, *self._kept_releases())] + self._images.roots
 
-    def _order_sequences(self) -> dict[str, int]:
+    def _orders(self) -> dict[str, int]:
         return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
 
     def _on_tasks(self) -> None:

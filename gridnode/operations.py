@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from gridnode import messages
 from gridnode.broadcast import Broadcasts
-from gridnode.errors import CallTimeout, Forbidden, LedgerError, NodeNotFound
+from gridnode.errors import CallTimeout, Forbidden, LedgerError
 from gridnode.events import Events
 from gridnode.ledger import Document, decode_documents, encode_documents, newest
 from gridnode.link import Cancel, Invoker
@@ -30,13 +30,13 @@ class Ledger(Protocol):
 
 
 class Operations:
-    """me: this node; peer: the open link to another, or None."""
+    """me: this node; peer: an open link to another, made if need be, or raises a GridError."""
 
     def __init__(
         self,
         me: NodeId,
         members: Callable[[], list[Member]],
-        peer: Callable[[NodeId], Link | None],
+        peer: Callable[[NodeId], Awaitable[Link]],
         report: Callable[[], ReleaseReport],
         ledger: Ledger,
         chunks: ChunkOps,
@@ -83,7 +83,7 @@ class Operations:
         }
 
     async def _nodes(self, frame: Frame) -> bytes:
-        return messages.encode(self._members())
+        return messages.encode_members(self._members())
 
     async def _own_status(self, frame: Frame) -> bytes:
         return messages.encode(self._report())
@@ -119,10 +119,8 @@ class Operations:
         return await self._ask(NodeId(frame.name), Op.SCRUB, frame.body)
 
     async def _ask(self, node: NodeId, op: Op, body: bytes = b"") -> bytes:
-        """A peer's answer; NodeNotFound when it is not linked, CallTimeout when there is none in time."""
-        link = self._peer(node)
-        if link is None:
-            raise NodeNotFound(f"{node[:12]} is not linked to this node")
+        """A peer's answer; what `peer` raises when it cannot be reached, CallTimeout when there is none in time."""
+        link = await self._peer(node)
         try:
             return await link.request(op, body, timeout=_PEER_TIMEOUT)
         except TimeoutError as exc:

@@ -1,7 +1,7 @@
 """What runs where: this node's instances, and those of every member, asked side by side."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from operator import attrgetter
 
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ _MANY = 64
 
 
 class Processes:
-    """Answers PROCESSES. me: this node; members: itself included; peer: the open link to another, or None.
+    """Answers PROCESSES. me: this node; members: itself included; peer: an open link to another.
 
     own: this node's instances; orders: by task file's name, the sequence of the order it follows.
     """
@@ -29,7 +29,7 @@ class Processes:
         self,
         me: NodeId,
         members: Callable[[], list[Member]],
-        peer: Callable[[NodeId], Link | None],
+        peer: Callable[[NodeId], Awaitable[Link]],
         own: Callable[[], list[Process]],
         orders: Callable[[], dict[str, int]],
     ) -> None:
@@ -69,9 +69,7 @@ class Processes:
         return replace(report, processes=theirs.processes, orders=theirs.orders)
 
     async def _ask(self, node: NodeId, task: str) -> ProcessReport:
-        link = self._peer(node)
-        if link is None:
-            raise GridError("not linked to the node that was asked")
+        link = await self._peer(node)
         return messages.decode_processes(await link.request(Op.PROCESSES, name=task, timeout=_PATIENCE))
 
     def _report(self, task: str) -> ProcessReport:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gridnode.errors import SettingsInvalid
 from gridnode.flow import FIRST_ITEMS, FIRST_SIZE, MAX_ITEMS, MAX_SIZE
 from gridnode.gridfile import parse_address
+from gridnode.membership import MembershipLimits
 from gridnode.model import Runtime
 
 PREFIX = "GRIDNODE_"
@@ -87,9 +88,13 @@ class Settings(BaseSettings):
     restart_last: float = 15.0
     starts_at_once: int = 4
 
-    tick: float = 0.5
-    silent_after: float = 2.0
-    suspect_after: float = 1.75
+    tick: float = 0.25
+    silent_after: float = 1.0
+    """How long a link may be quiet before its peer is suspect; in a grid of more than full_mesh nodes 1.5 s more."""
+    suspect_after: float = 1.25
+    """How long a suspect may take to object, in a grid of ten; longer in a larger one, by log n."""
+    full_mesh: int = Field(default=64, ge=2, le=512)
+    """Up to so many nodes all are linked to all; above, each to a few, and to others on demand."""
     fetch_timeout: float = 20.0
     fetches_at_once: int = 4
     upload_quiet: float = Field(default=300.0, ge=0)
@@ -127,6 +132,15 @@ class Settings(BaseSettings):
         if value.upper() not in logging.getLevelNamesMapping():
             raise ValueError("expected debug, info, warning, error or critical")
         return value
+
+    @property
+    def membership(self) -> MembershipLimits:
+        return MembershipLimits(
+            silent_after=self.silent_after,
+            silent_after_apart=self.silent_after + 1.5,
+            suspect_after=self.suspect_after,
+            full=self.full_mesh,
+        )
 
     @property
     def runtime(self) -> Runtime:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import structlog
 
+from gridnode import __version__
 from gridnode.errors import CardInvalid, SettingsInvalid
-from gridnode.gridfile import Card, parse_card, parse_gridfile
-from gridnode.identity import authority_of, mint_card
+from gridnode.gridfile import Card, parse_address, parse_card, parse_gridfile
+from gridnode.identity import Credentials, authority_of, mint_card
+from gridnode.model import Address, NodeRecord
 from gridnode.settings import Settings
 
-__all__ = ["listening", "make_private", "read_card"]
+__all__ = ["listening", "make_private", "own_record", "read_card"]
 
 log = structlog.get_logger()
 
@@ -55,3 +57,13 @@ def listening(host: str, port: int, variable: str) -> Iterator[None]:
     except OSError as exc:
         hint = f"stop what listens there (`ss -tlnp`), or choose another port: {variable}"
         raise SettingsInvalid(f"cannot listen on {host}, port {port}: {exc.strerror or exc}", hint=hint) from exc
+
+
+def own_record(credentials: Credentials, settings: Settings, card: Card, addresses: tuple[Address, ...]) -> NodeRecord:
+    """What this node says of itself when it starts. addresses: those of its interfaces."""
+    now = time.time()
+    given = [parse_address(text) for text in settings.advertise]
+    where = tuple(address for address in given if address) or addresses
+    numbers = int(now * 1000), 0, where, __version__, int(now)
+    labels, until = dict(card.labels), int(credentials.until)
+    return NodeRecord(credentials.node, settings.name, *numbers, runtime=settings.runtime, until=until, labels=labels)

@@ -72,9 +72,15 @@ class Op(enum.IntEnum):
     SCRUB = 25
     PIECE_GET = 23
     HAVE = 24
-    RECORD = 30
     GOSSIP = 31
     LEAVE = 32
+    DIGEST = 33
+    VERSIONS = 34
+    RECORDS_ASK = 35
+    LOAD = 36
+    RETIRE = 37
+    REFUSED = 38
+    TASKS = 39
     PUBLISH = 40
     SUBSCRIBE = 41
     EVENTS = 42

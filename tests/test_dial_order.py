@@ -1,7 +1,8 @@
 """Several addresses of one node: one after the other, the next before the last has failed, what worked first."""
 
-from gridnode.membership import Dial, DialFailed, LinkedUp, LinkLost, Membership, Sighted, Tick
+from gridnode.membership import Membership
 from gridnode.model import Address, NodeId, NodeRecord, Sighting
+from gridnode.swim.events import Dial, DialFailed, LinkedUp, LinkLost, Sighted, Tick
 
 ME, PEER, OTHER = NodeId("a" * 40), NodeId("b" * 40), NodeId("c" * 40)
 PRIVATE, PUBLIC, THIRD = (Address(host, 7400) for host in ("10.0.0.2", "203.0.113.2", "192.168.0.2"))

@@ -1,14 +1,18 @@
 """Meshes of real links on loopback: they find each other, hear of each other, and miss each other."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
+from gridnode import gossip, messages
 from gridnode import mesh as module
-from gridnode import messages
-from gridnode.errors import GridError
+from gridnode.errors import GridError, NodeNotFound
+from gridnode.gossip import sign_record
 from gridnode.identity import Credentials
 from gridnode.link import LinkLimits
 from gridnode.link.client import dial
@@ -18,13 +22,18 @@ from gridnode.link.server import LinkServer
 from gridnode.link.tls import client_context, server_context
 from gridnode.membership import Membership, MembershipLimits
 from gridnode.mesh import Mesh
-from gridnode.model import Address, Load, MemberState, NodeId, NodeRecord, Sighting
+from gridnode.model import Address, Load, MemberState, NodeId, NodeRecord, Role, Sighting, TaskName
 from gridnode.wire import Frame, Op
 from tests.fakes.peers import TLS_IDENTITY, node_credentials, until
 
-LIMITS = MembershipLimits(suspect_after=0.15, redial_first=0.02, yield_dial=0.05, gossip_every=0.1)
+LIMITS = MembershipLimits(suspect_after=0.3, redial_first=0.02, yield_dial=0.05, gossip_every=0.05, compare_every=0.2)
 TICK = 0.02
-CREDENTIALS = [node_credentials(name) for name in ("one", "two", "three")]
+NAMES = ("one", "two", "three")
+CREDENTIALS = [node_credentials(name) for name in NAMES]
+SEEDS = {
+    credentials.node: name.encode().ljust(32, b"-")[:32][::-1]
+    for credentials, name in zip(CREDENTIALS, NAMES, strict=True)
+}
 
 
 class Station:
@@ -53,9 +62,11 @@ class Station:
             return await dial(address, self.end, context, TLS_IDENTITY, LinkLimits())
 
         dialler: Callable[[Address], Awaitable[Link]] = reach
-        core = Membership(self.id, LIMITS)
-        self.mesh = Mesh(record, core, self.links, dialler, self._changed, self.linked.append, self._heard)
-        self.end = LinkServer(self.mesh, {}, {}, lambda task: 1.0, 1.0)
+        core = Membership(self.id, LIMITS, b"salt")
+        sign = partial(sign_record, SEEDS[self.id])
+        self.mesh = Mesh(record, core, self.links, dialler, self._changed, self.linked.append, self._heard, sign)
+        ops = {(Role.NODE, int(Op.TASKS)): self.mesh.task_list}
+        self.end = LinkServer(self.mesh, ops, {}, lambda task: 1.0, 1.0)
         self._jobs = [asyncio.create_task(self.mesh.run(TICK))]
 
     def _accept(self) -> Link:
@@ -72,13 +83,20 @@ class Station:
         member = self.mesh.get(other.id)
         return member.state if member else None
 
+    def sees_id(self, node: NodeId) -> MemberState | None:
+        member = self.mesh.get(node)
+        return member.state if member else None
+
     def record_of(self, other: "Station") -> NodeRecord:
-        member = self.mesh.get(other.id)
-        assert member
-        return member.record
+        return next(member.record for member in self.mesh.members() if member.record.id == other.id)
 
     def seed(self, other: "Station") -> None:
         self.mesh.sighted(Sighting(other.address), seed=True)
+
+    def halt(self) -> None:
+        """It does nothing of its own any more."""
+        for job in self._jobs:
+            job.cancel()
 
     async def stop(self) -> None:
         """As after a goodbye."""
@@ -134,7 +152,7 @@ async def test_a_third_is_found_by_hearsay(stations: list[Station]) -> None:
 async def test_its_own_address_among_the_seeds_is_no_peer(stations: list[Station]) -> None:
     one = stations[0]
     one.seed(one)
-    await until(lambda: any(known.is_self for known in one.mesh._membership._addresses.values()))
+    await until(lambda: any(known.is_self for known in one.mesh._membership._dialling.addresses.places.values()))
     assert (len(one.links), len(one.mesh.members())) == (0, 1)
 
 
@@ -175,6 +193,10 @@ async def test_one_that_is_back_before_it_was_missed_hears_of_our_ledger(
 ) -> None:
     """Its old link may stand for seconds after a power failure, and would win over the new one."""
     one, two = sorted(pair, key=lambda station: station.id, reverse=turned)
+    old: Any = one.links.get(two.id)
+    two.halt()
+    old.last_heard = 0.0
+    old.ping = lambda: None
     reborn = Station(two.credentials, incarnation=2)
     stations.append(reborn)
     await reborn.open()
@@ -188,11 +210,103 @@ async def test_one_that_is_back_before_it_was_missed_hears_of_our_ledger(
     await until(lambda: reborn.events)
 
 
+async def test_a_second_machine_with_the_same_key_is_refused_with_advice(
+    pair: tuple[Station, Station], stations: list[Station], complaints: list[dict[str, Any]]
+) -> None:
+    one, two = pair
+    twin = Station(two.credentials, incarnation=2)
+    stations.append(twin)
+    await twin.open()
+    twin.seed(one)
+    twin.seed(two)
+    await until(lambda: len(complaints) >= 3)
+    assert all("was a disk cloned?" in said["hint"] and "node.key" in said["hint"] for said in complaints)
+    assert one.record_of(two).incarnation == 1
+    held = one.links.get(two.id)
+    assert held
+    assert held.is_open
+    assert one.sees(two) is MemberState.ALIVE
+
+
+@pytest.fixture
+def complaints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is logged as an error."""
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(module.log, "error", lambda event, **fields: said.append(fields), raising=False)
+    return said
+
+
+async def test_tasks_are_told_once_and_shared(stations: list[Station]) -> None:
+    one, two, three = stations
+    names = tuple(TaskName(f"task-{number}") for number in range(1500))
+    for station in stations:
+        station.mesh.update(tasks=names)
+    assert len(messages.encode(one.mesh.shown())) < 400
+    one.seed(two)
+    three.seed(two)
+    await until(lambda: three.sees(one) and three.record_of(one).tasks == names == three.record_of(two).tasks)
+    assert three.record_of(one).tasks is three.record_of(two).tasks is names, "it had the list itself"
+    two.mesh.update(at_once=True, tasks=names[1:])
+    await until(lambda: one.record_of(two).tasks == names[1:] == three.record_of(two).tasks)
+
+
+async def test_what_a_peer_says_of_another_counts_if_that_has_signed_it(pair: tuple[Station, Station]) -> None:
+    one, two = pair
+    three = CREDENTIALS[2].node
+    record = NodeRecord(three, "three", 5, 0, (Address("127.0.0.1", 1),), "1", 0)
+    forged = msgspec.structs.replace(record, id=one.id, incarnation=9)
+    link: Any = two.links.get(one.id)
+    own = sign_record(SEEDS[three], record)
+    broken = own[:-1] + bytes([own[-1] ^ 1])
+    for news in (sign_record(SEEDS[two.id], record), sign_record(SEEDS[three], forged), broken):
+        link.event(Op.GOSSIP, gossip.encode_gossip((news,), ()))
+    link.event(999)
+    await until(lambda: one.events)
+    assert [member.record.id for member in one.mesh.members()] == [one.id, two.id]
+    link.event(Op.GOSSIP, gossip.encode_gossip((own,), ()))
+    await until(lambda: one.mesh.get(three))
+
+
+async def test_a_frozen_peer_is_suspected_and_dropped_unless_it_is_heard_again(pair: tuple[Station, Station]) -> None:
+    one, two = pair
+    two.halt()
+    theirs: Any = two.links.get(one.id)
+    link: Any = one.links.get(two.id)
+    theirs._transport.pause_reading()
+    link.last_heard -= LIMITS.silent_after
+    await until(lambda: one.sees(two) is MemberState.SUSPECT)
+    assert one.mesh.alive() == []
+    theirs._transport.resume_reading()
+    await until(lambda: one.sees(two) is MemberState.ALIVE)
+    assert link.is_open, "what is inside goes on"
+    theirs._transport.pause_reading()
+    link.last_heard -= LIMITS.silent_after
+    await until(lambda: one.sees(two) is MemberState.DEAD)
+    assert not link.is_open, "calls in it are over"
+
+
+async def test_in_a_larger_grid_peers_are_linked_on_demand(stations: list[Station]) -> None:
+    one, two, three = stations
+    for station in stations:
+        core = station.mesh._membership
+        core._dialling.limits = core.limits = dataclasses.replace(
+            core.limits, full=1, probe_every=1e9, idle_after=0.3, probed_after=0.0
+        )
+    one.seed(two)
+    three.seed(two)
+    await until(lambda: one.sees(three) is three.sees(one) is MemberState.ALIVE)
+    link = await one.mesh.reach(three.id)
+    assert link.is_open
+    assert link.peer
+    assert link.peer.node == three.id
+    with pytest.raises(NodeNotFound, match="ffff"):
+        await one.mesh.reach(NodeId("f" * 40))
+
+
 GARBAGE: list[tuple[int, bytes]] = [
     (op, body)
-    for op in (Op.RECORD, Op.GOSSIP, Op.LEAVE)
+    for op in (Op.GOSSIP, Op.DIGEST, Op.VERSIONS, Op.RECORDS_ASK, Op.LOAD, Op.REFUSED)
     for body in (b"", b"\xff", b"\x91" * 50_000, messages.encode([1, "x", {}]), messages.encode({"id": 1}))
-    if op is not Op.LEAVE
 ]
 
 
@@ -201,7 +315,6 @@ async def test_garbage_from_a_peer_is_dropped(pair: tuple[Station, Station]) -> 
     link: Any = two.links.get(one.id)
     for op, body in GARBAGE:
         link.event(op, body)
-    link.event(Op.RECORD, messages.encode(NodeRecord(CREDENTIALS[2].node, "x", 9, 9, (), "1", 0)))
     link.event(999, b"of the future")
     await until(lambda: one.events)
     assert [(node, frame.op) for node, frame in one.events] == [(two.id, 999)]
@@ -212,10 +325,12 @@ async def test_garbage_from_a_peer_is_dropped(pair: tuple[Station, Station]) -> 
 async def test_addresses_that_cannot_be_dialled_do_no_harm(pair: tuple[Station, Station]) -> None:
     one, two = pair
     link: Any = two.links.get(one.id)
-    bad = [Address("a\0b", 1), Address("..", 5), Address("x" * 200, 1), Address("h", 2**40), Address("", -1)]
-    link.event(Op.GOSSIP, messages.encode([Sighting(address) for address in bad]))
-    await until(lambda: one.mesh._membership._addresses.keys() & set(bad))
-    await until(lambda: not any(job.get_name() == "dial" and job.done() for job in one.mesh._dials))
+    three = CREDENTIALS[2].node
+    bad = (Address("a\x7fb", 1), Address("..", 5), Address("x" * 200, 1))
+    for number, hostile in enumerate((bad, bad[1:])):
+        record = NodeRecord(three, "three", 5, number, hostile, "1", 0)
+        link.event(Op.GOSSIP, gossip.encode_gossip((sign_record(SEEDS[three], record),), ()))
+    await until(lambda: one.sees_id(three) is MemberState.DEAD)
     assert one.sees(two) is MemberState.ALIVE
 
 

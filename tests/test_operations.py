@@ -128,12 +128,17 @@ class House:
         done(Outcome(b"router"))
         return lambda: None
 
+    async def peer(self, node: NodeId) -> Any:
+        if node not in self.peers:
+            raise NodeNotFound(f"{node[:12]} is no node")
+        return self.peers[node]
+
     def operations(self) -> Operations:
         everything = cast(Any, self)
         return Operations(
             ALICE.node,
             lambda: [MEMBER],
-            self.peers.get,
+            self.peer,
             lambda: ReleaseReport(ALICE.node, None),
             everything,
             everything,
@@ -143,7 +148,7 @@ class House:
             self.scrub,
         )
 
-    def record(self) -> NodeRecord:
+    def shown(self) -> NodeRecord:
         return msgspec.structs.replace(RECORD, id=ALICE.node)
 
     def linked(self, link: Link, record: NodeRecord) -> None: ...
@@ -251,7 +256,7 @@ async def test_garbage_in_an_operators_metadata_is_refused(place: Hop, house: Ho
 
 async def test_what_the_ops_answer(place: Hop) -> None:
     link = await dial(place, Role.OPERATOR)
-    assert messages.decode(await link.request(Op.NODES), list[Member]) == [MEMBER]
+    assert messages.decode_members(await link.request(Op.NODES)) == [MEMBER]
     assert await link.request(Op.LEDGER_GET) == encode_documents([DOCUMENT])
     assert await link.request(Op.LEDGER_GET, name="release") == encode_documents([DOCUMENT])
     assert await link.request(Op.LEDGER_GET, name="order") == encode_documents([])

@@ -1,13 +1,13 @@
 """What runs where: one node's own report, and everybody's."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gridnode import messages
-from gridnode.errors import BodyInvalid, BodyTooLarge, GridError, LinkClosed
+from gridnode.errors import BodyInvalid, BodyTooLarge, GridError, LinkClosed, NodeNotFound
 from gridnode.messages import MAX_PROCESSES, ProcessReport, decode_processes
 from gridnode.model import InstanceId, Member, MemberState, NodeId, NodeRecord, Process
 from gridnode.processes import Processes
@@ -40,7 +40,13 @@ class Far:
 def processes(far: Far | None = None, own: list[Process] | None = None, *members: Member) -> Processes:
     known = [member(ME, "me"), member(OTHER, "other"), *members]
     mine = [ECHO, WORDS] if own is None else own
-    return Processes(ME, lambda: known, lambda node: cast(Any, far), lambda: mine, lambda: {"echo": 4, "words": 2})
+
+    async def peer(node: NodeId) -> Any:
+        if far is None:
+            raise NodeNotFound("not linked to the node that was asked")
+        return far
+
+    return Processes(ME, lambda: known, peer, lambda: mine, lambda: {"echo": 4, "words": 2})
 
 
 def ask(task: str = "") -> Frame:

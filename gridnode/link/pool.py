@@ -55,20 +55,37 @@ class LinkPool:
         del self._links[node]
         return True
 
-    def tick(self, now: float) -> None:
-        """Ping every peer, drop the silent, and close surplus links that carry nothing.
+    def tick(self, now: float, ping_after: float) -> dict[NodeId, float]:
+        """Ping whom we have not heard for so long; seconds for which each was quiet, where that is longer.
 
-        After a pause of our own nobody is silent: what peers sent meanwhile is still to be read.
+        Surplus links that carry nothing are closed, or dropped when silent. After a pause of our own nobody is quiet:
+        what peers sent meanwhile is still to be read.
         """
         paused = now - self._ticked > self._silent_after / 2
         self._ticked = now
+        for link in [link for link in self._surplus if link.address and not link.busy]:
+            link.close()
+        for link in list(self._surplus):
+            if not paused and now - link.last_heard > 2 * self._silent_after:
+                link.abort(LinkClosed(f"silent for {2 * self._silent_after:g} s"))
         for link in [*self._links.values(), *self._surplus]:
-            if not paused and now - link.last_heard > self._silent_after:
-                link.abort(LinkClosed(f"silent for {self._silent_after:g} s"))
-            elif link in self._surplus and link.address and not link.busy:
-                link.close()
-            else:
+            if now - link.last_heard >= ping_after:
                 link.ping()
+        if paused:
+            return {}
+        quiet = ((node, now - link.last_heard) for node, link in self._links.items())
+        return {node: seconds for node, seconds in quiet if seconds > ping_after}
+
+    def retire(self, node: NodeId) -> None:
+        """Place no more calls on the link to this peer; its dialler closes it once it carries none."""
+        link = self._links.pop(node, None)
+        if link:
+            self._spare(node, link)
+
+    def drop(self, node: NodeId, why: str) -> None:
+        """Abort every link to this peer."""
+        for link in [held for held in (self._links.get(node), *self._surplus) if held and _leads_to(held, node)]:
+            link.abort(LinkClosed(why))
 
     def close(self) -> None:
         for link in [*self._links.values(), *self._surplus]:

@@ -36,7 +36,7 @@ Take = Callable[[Link, Frame], None]
 class Mesh(Protocol):
     """What links tell of peers."""
 
-    def record(self) -> NodeRecord: ...
+    def shown(self) -> NodeRecord: ...
     def linked(self, link: Link, record: NodeRecord) -> None: ...
     def unlinked(self, link: Link, node: NodeId) -> None: ...
     def heard(self, node: NodeId, frame: Frame) -> None: ...
@@ -71,7 +71,7 @@ class LinkServer:
 
     def hello(self, link: Link) -> bytes:
         seen = link.peer.host if link.peer else ""
-        return messages.encode_hello(Hello(wire.VERSION, self._mesh.record(), seen=seen))
+        return messages.encode_hello(Hello(wire.VERSION, self._mesh.shown(), seen=seen))
 
     def opened(self, link: Link, body: bytes) -> None:
         hello = messages.decode_hello(body)

@@ -9,7 +9,7 @@ from gridnode.identity import PeerIdentity
 from gridnode.link.pool import BulkLinks, LinkPool
 from gridnode.model import Address, NodeId, Role
 
-A, B, C = (NodeId(letter * 40) for letter in "abc")
+A, B, C, D = (NodeId(letter * 40) for letter in "abcd")
 HERE, THERE = Address("here", 1), Address("there", 2)
 
 
@@ -68,8 +68,8 @@ def test_both_dialled_and_both_keep_the_same_link(order: tuple[str, ...], bobs_o
         bobs.add(A, link(at_bob[dial]))
     assert alices.get(B) is at_alice["alice's"]
     assert bobs.get(A) is at_bob["alice's"]
-    alices.tick(100.0)
-    bobs.tick(100.0)
+    alices.tick(100.0, 0.5)
+    bobs.tick(100.0, 0.5)
     assert (at_bob["bob's"].ended, at_alice["bob's"].ended, at_bob["alice's"].ended) == ("closed", "", "")
 
 
@@ -78,10 +78,10 @@ def test_a_surplus_link_is_closed_by_its_dialler_once_idle() -> None:
     links.add(A, link(dialled))
     links.add(A, link(accepted))
     dialled.busy = True
-    links.tick(100.0)
+    links.tick(100.0, 0.5)
     assert dialled.ended == ""
     dialled.busy = False
-    links.tick(100.0)
+    links.tick(100.0, 0.5)
     assert dialled.ended == "closed"
     assert not links.remove(A, link(dialled))
 
@@ -117,25 +117,56 @@ def test_a_peer_that_keeps_dialling_holds_few_links() -> None:
     assert wires[-1].is_open
 
 
-def test_the_silent_are_dropped_and_the_others_pinged() -> None:
-    links, silent, alive = pool(), Wire(B), Wire(C)
-    links.add(B, link(silent))
-    links.add(C, link(alive))
-    silent.last_heard, alive.last_heard = 97.0, 98.0
-    links.tick(100.0)
-    assert (silent.ended, silent.pings, alive.ended, alive.pings) == ("aborted", 0, "", 1)
+def test_who_is_quiet_is_pinged_and_told() -> None:
+    links, quiet, late, alive = pool(), Wire(B), Wire(C), Wire(D)
+    for node, wire in ((B, quiet), (C, late), (D, alive)):
+        links.add(node, link(wire))
+    quiet.last_heard, late.last_heard, alive.last_heard = 97.0, 99.5, 99.75
+    assert links.tick(100.0, 0.5) == {B: 3.0}
+    assert (quiet.pings, late.pings, alive.pings) == (1, 1, 0)
+    assert quiet.is_open, "whether that is too long is not the pool's to say"
     links.close()
     assert alive.ended == "closed"
 
 
-def test_after_a_pause_of_our_own_nobody_is_silent() -> None:
+def test_after_a_pause_of_our_own_nobody_is_quiet() -> None:
     links, peer = pool(), Wire(B)
     links.add(B, link(peer))
-    links.tick(100.0)
-    links.tick(110.0)
-    assert (peer.ended, peer.pings) == ("", 2)
-    links.tick(110.5)
-    assert peer.ended == "aborted"
+    links.tick(100.0, 0.5)
+    assert links.tick(110.0, 0.5) == {}
+    assert links.tick(110.5, 0.5) == {B: 10.5}
+
+
+def test_a_silent_surplus_link_is_dropped() -> None:
+    links, dialled, accepted = pool(B), Wire(A, THERE), Wire(A)
+    links.add(A, link(dialled))
+    links.add(A, link(accepted))
+    dialled.busy = True
+    links.tick(100.0, 0.5)
+    dialled.last_heard = 94.9
+    links.tick(100.25, 0.5)
+    assert (dialled.ended, accepted.ended) == ("aborted", "")
+
+
+def test_a_retired_link_gets_no_more_calls_and_is_closed_by_its_dialler_once_idle() -> None:
+    links, wire = pool(A), Wire(B, THERE)
+    links.add(B, link(wire))
+    wire.busy = True
+    links.retire(B)
+    links.tick(100.0, 0.5)
+    assert (links.get(B), wire.is_open) == (None, True)
+    wire.busy = False
+    links.tick(100.25, 0.5)
+    assert wire.ended == "closed"
+    assert not links.remove(B, link(wire)), "nobody misses it"
+
+
+def test_every_link_to_a_dead_peer_is_dropped() -> None:
+    links, main, spare, other = pool(A), Wire(B, THERE), Wire(B), Wire(C)
+    for node, wire in ((B, main), (B, spare), (C, other)):
+        links.add(node, link(wire))
+    links.drop(B, "dead")
+    assert (main.ended, spare.ended, other.ended) == ("aborted", "aborted", "")
 
 
 # -- bulk links -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Mesh:
     def __init__(self) -> None:
         self.told: list[tuple[str, NodeId]] = []
 
-    def record(self) -> NodeRecord:
+    def shown(self) -> NodeRecord:
         return record(ALICE)
 
     def linked(self, link: Link, record: NodeRecord) -> None:
@@ -215,7 +215,7 @@ async def test_a_peers_call_never_reaches_the_router(place: Hop, answers: Answer
 async def test_an_operators_events_are_not_heard(place: Hop, mesh: Mesh) -> None:
     near = await operator(place)
     near.event(Op.LEAVE)
-    near.event(Op.RECORD, b"garbage")
+    near.event(Op.GOSSIP, b"garbage")
     await near.request(Op.NODES)
     assert mesh.told == []
     node = await bob(place)
