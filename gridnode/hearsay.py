@@ -29,6 +29,10 @@ log = structlog.get_logger()
 _MAX_VERIFIED = 1024
 """Signatures of one peer's news that are looked at in a second; the comparing of sums makes the rest good."""
 _FETCH_WITHIN = 5.0
+_MAX_FETCHES = 16
+"""Lists of tasks that are asked for at once."""
+_MAX_ASKED = 4
+"""Peers that are asked for one list, until all that is missing is asked for anew."""
 
 
 class Hearsay:
@@ -49,6 +53,7 @@ class Hearsay:
         self._loop = asyncio.get_running_loop()
         self._whole: dict[NodeId, tuple[NodeRecord, NodeRecord]] = {}
         self._fetches: dict[str, asyncio.Task[None]] = {}
+        self._in_vain: set[str] = set()
         self._verified: dict[NodeId, int] = {}
         self._counted_since = 0.0
 
@@ -108,36 +113,40 @@ class Hearsay:
 
     def want(self, record: NodeRecord) -> None:
         """Have the list of its tasks fetched, unless it is known, from any peer that serves the same."""
-        if self.lists.get(record.served) is None and record.served not in self._fetches:
-            job = asyncio.create_task(self._fetch(record.served), name="fetch-tasks")
-            self._fetches[record.served] = job
-            job.add_done_callback(lambda _: self._fetches.pop(record.served, None))
+        served = record.served
+        if self.lists.get(served) is not None or served in self._fetches or served in self._in_vain:
+            return
+        if len(self._fetches) < _MAX_FETCHES:
+            self._fetches[served] = job = asyncio.create_task(self._fetch(served), name="fetch-tasks")
+            job.add_done_callback(lambda _: self._fetches.pop(served, None))
 
     async def _fetch(self, served: str) -> None:
-        for node in self._serving(served):
-            link = self._link(node)
-            if link is None or not link.is_open:
-                continue
+        asked = self._serving(served)
+        for link in asked:
             try:
                 body = await link.request(Op.TASKS, name=served, timeout=_FETCH_WITHIN)
                 self.lists.take(served, messages.decode_tasks(body))
             except (GridError, TimeoutError) as exc:
-                log.debug("a peer did not tell its tasks", peer=node, error=str(exc))
+                log.debug("a peer did not tell its tasks", peer=link.peer and link.peer.node, error=str(exc))
                 continue
             self._on_change()
             return
+        if asked:  # else it is to be asked for as soon as somebody is linked
+            self._in_vain.add(served)
 
-    def _serving(self, served: str) -> list[NodeId]:
-        """Those that serve it themselves, then all others that may have heard of it."""
+    def _serving(self, served: str) -> list[Link]:
+        """Links to a few that may know it: first those that serve it themselves."""
         alive = [row.record for row in self._membership.members() if row.state is MemberState.ALIVE]
-        return [record.id for record in sorted(alive, key=lambda record: record.served != served)][:64]
+        links = [self._link(record.id) for record in sorted(alive, key=lambda record: record.served != served)]
+        return [link for link in links if link and link.is_open][:_MAX_ASKED]
 
-    def tidy(self, own: str) -> None:
+    def tidy(self) -> None:
         """Forget what no member needs, and ask again for what is still unknown."""
         records = [row.record for row in self._membership.members()]
-        self.lists.keep([own, *(record.served for record in records)])
+        self.lists.keep(record.served for record in records)
         known = {record.id for record in records}
         self._whole = {node: held for node, held in self._whole.items() if node in known}
+        self._in_vain.clear()
         for record in records:
             self.want(record)
 

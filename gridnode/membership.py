@@ -6,7 +6,7 @@ grows with log n it is *dead*. What others claim makes a peer suspect at most, u
 Records travel signed, by rumour, and two nodes in turn compare sums of what they know, so that all converge.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -56,6 +56,7 @@ _TRUST = 15.0
 """Seconds for which our not reaching one that others reach proves nothing, at first."""
 _RISES = 3
 """Records of an earlier life, later than ours, that we outbid; more are another machine's."""
+_OBJECT_EVERY = 0.5
 _SWEEP_EVERY = 60.0
 
 
@@ -70,6 +71,8 @@ class Membership:
     _dialling: Dialling = field(init=False)
     _exchange: Exchange = field(init=False)
     _doubts: Doubts = field(default_factory=Doubts)
+    _accused: bool = False
+    _object_due: float = 0.0
     _rises: int = 0
     _sweep_due: float = 0.0
 
@@ -271,7 +274,7 @@ class Membership:
 
     def _claim_heard(self, claim: Claim, source: NodeId, now: float) -> list[Effect]:
         if claim.node == self.self_id:
-            return self._accused(claim, source)
+            return self._hear_accusation(claim, source, now)
         row = self._rows.get(claim.node)
         if row is None or life(claim) > life(row.record) or row.state in (DEAD, LEFT):
             return []
@@ -291,15 +294,22 @@ class Membership:
                 effects += self._die(row, now)
         return effects
 
-    def _accused(self, claim: Claim, source: NodeId) -> list[Effect]:
+    def _hear_accusation(self, claim: Claim, source: NodeId, now: float) -> list[Effect]:
         own = self._exchange.own
         if own is None or life(claim) > life(own):
             return []
-        return (
-            [Refute(own.incarnation, own.refuted + 1)]
-            if life(claim) == life(own)
-            else [Tell(source, (self._exchange.signed,))]
-        )
+        if life(claim) < life(own):
+            return [Tell(source, (self._exchange.signed,))]
+        self._accused = True
+        return self._object(now)
+
+    def _object(self, now: float) -> list[Effect]:
+        """Once in a while: every objection goes round the grid, and a liar could have us make one after the other."""
+        own = self._exchange.own
+        if own is None or not self._accused or now < self._object_due:
+            return []
+        self._accused, self._object_due = False, now + _OBJECT_EVERY
+        return [Refute(own.incarnation, own.refuted + 1)]
 
     def _load_heard(self, node: NodeId, load: Load) -> list[Effect]:
         row = self._rows.linked.get(node)
@@ -328,19 +338,30 @@ class Membership:
 
     # -- time -------------------------------------------------------------------------------------------------------
 
-    def _tick(self, quiet: Mapping[NodeId, float], busy: Collection[NodeId], now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for node, row in list(self._rows.linked.items()):
-            effects += self._listen(row, quiet.get(node, 0.0), now)
-            if node in busy:
-                row.used = now
+    def _tick(self, quiet: Mapping[NodeId, float] | None, busy: Set[NodeId], now: float) -> list[Effect]:
+        linked = self._rows.linked
+        for node in linked.keys() & busy:
+            linked[node].used = now
+        effects = self._object(now)
+        if quiet is not None:
+            effects += self._listen(quiet, now)
         for row in list(self._rows.suspects.values()):
+            if quiet is None:  # its objection may be among what is still to be read
+                row.deadline = max(row.deadline, now + self.limits.silent_after)
             if now >= row.deadline:
                 effects += self._die(row, now)
         self._sweep(now)
         return effects + self._dialling.tick(now) + self._exchange.tick(now)
 
-    def _listen(self, row: Row, quiet: float, now: float) -> list[Effect]:
+    def _listen(self, quiet: Mapping[NodeId, float], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for node, row in list(self._rows.linked.items()):
+            seconds = quiet.get(node, 0.0)
+            if seconds or row.silent or row.retried or row.state is SUSPECT:
+                effects += self._listen_to(row, seconds, now)
+        return effects
+
+    def _listen_to(self, row: Row, quiet: float, now: float) -> list[Effect]:
         limits, stretch = self.limits, self._doubts.stretch(now)
         after = limits.silent_after if self.is_full_mesh else limits.silent_after_apart
         row.silent = quiet > after * stretch

@@ -115,7 +115,7 @@ class Mesh:
         before, self._told = self._told, self._record
         if before is None or before.revision != self._record.revision:
             shown = msgspec.structs.replace(self.shown(), load=Load())
-            self._hearsay.lists.add(self._record.tasks)
+            self._hearsay.lists.serve(self._record.tasks)
             self._handle(Spoke(shown, self._sign(shown)))
         if before and before.load != self._record.load:
             self.tell(Op.LOAD, messages.encode(self._record.load))
@@ -204,7 +204,7 @@ class Mesh:
 
     def _compare_with_one(self) -> None:
         """Show our ledger to one peer, each in turn: what an event lost is made good."""
-        self._hearsay.tidy(self.shown().served)
+        self._hearsay.tidy()
         linked = sorted(node for node, link in self._links if link.is_open)
         if linked:
             self._compare_turn += 1

@@ -256,6 +256,15 @@ def test_a_dead_peer_has_its_link_dropped() -> None:
     assert Drop(node(OTHER)) in membership.handle(Tick({node(OTHER): 3.5}), 3.0)
 
 
+def test_after_a_pause_of_its_own_it_believes_nothing_to_have_been_silent_or_heard() -> None:
+    membership = linked(OTHER, THIRD)
+    membership.handle(SILENT, 1.0)
+    assert changes(membership.handle(Tick(None), 60.0)) == []
+    assert (state(membership, OTHER), state(membership, THIRD)) == (SUSPECT, ALIVE)
+    assert changes(membership.handle(SILENT, 60.25)) == [], "what it says may still be to be read"
+    assert changes(membership.handle(SILENT, 61.5)) == [(SUSPECT, DEAD)]
+
+
 def test_the_more_nodes_the_longer_a_suspect_may_take_to_object() -> None:
     few, many = linked(OTHER), linked(OTHER, *range(100, 200))
     for membership in (few, many):
@@ -317,11 +326,26 @@ def test_news_is_passed_on_but_not_to_who_told_it() -> None:
 
 def test_this_node_objects_to_being_called_suspect_or_dead() -> None:
     membership = linked(OTHER)
-    for dead in (False, True):
-        assert membership.handle(ClaimHeard(Claim(node(ME), 7, 0, dead), node(OTHER)), 1.0) == [Refute(7, 1)]
+    for now, dead in ((1.0, False), (2.0, True)):
+        assert membership.handle(ClaimHeard(Claim(node(ME), 7, 0, dead), node(OTHER)), now) == [Refute(7, 1)]
     assert membership.handle(ClaimHeard(Claim(node(ME), 7, 5), node(OTHER)), 1.0) == [], "nobody can know of that"
     membership.handle(Spoke(replace(OWN, refuted=1, revision=1), b"objection"), 1.0)
     assert news(membership.handle(ClaimHeard(Claim(node(ME), 7, 0), node(OTHER)), 2.0)) == {node(OTHER): [b"objection"]}
+
+
+def test_a_liar_does_not_have_it_object_without_end() -> None:
+    membership, objections = linked(OTHER), 0
+    for step in range(100):
+        own = membership._exchange.own
+        assert own
+        effects = membership.handle(ClaimHeard(Claim(own.id, own.incarnation, own.refuted), node(OTHER)), step / 100)
+        for effect in [*effects, *membership.handle(Tick(), step / 100)]:
+            if isinstance(effect, Refute):
+                objections += 1
+                spoken = replace(own, refuted=effect.refuted, revision=own.revision + 1)
+                membership.handle(Spoke(spoken, b"objection"), step / 100)
+    assert objections == 2
+    assert Refute(7, 3) in membership.handle(Tick(), 1.0), "the last one is put off, not forgotten"
 
 
 def test_a_claim_makes_suspect_at_most_until_three_links_call_it_dead() -> None:

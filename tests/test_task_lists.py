@@ -11,8 +11,12 @@ NAMES = tuple(TaskName(f"task.number-{number}") for number in range(1500))
 def test_a_list_is_known_by_its_digest() -> None:
     lists = TaskLists()
     assert lists.get("") == ()
-    digest = lists.add(NAMES)
+    digest = digest_of(NAMES)
+    assert lists.get(digest) is None
+    lists.serve(NAMES)
     assert lists.get(digest) is NAMES
+    lists.serve(NAMES[1:])
+    assert lists.get(digest) is NAMES, "peers may still serve it"
     assert len(digest) == 32
     assert digest != digest_of(NAMES[1:]) != digest_of(())
 
@@ -27,14 +31,18 @@ def test_what_was_not_asked_for_is_not_taken() -> None:
 
 def test_lists_that_nobody_serves_are_forgotten_and_all_are_bounded() -> None:
     lists = TaskLists()
-    digest = lists.add(NAMES)
+    lists.serve(own := NAMES[7:])
+    digest = digest_of(NAMES)
+    lists.take(digest, NAMES)
     lists.keep([digest])
     assert lists.get(digest) == NAMES
     lists.keep([])
     assert lists.get(digest) is None
     many = [tuple(TaskName("x" * 250 + f"{number}-{one}") for one in range(4000)) for number in range(8)]
-    lists.keep([lists.add(names) for names in many])
-    assert sum(lists.get(digest_of(names)) is not None for names in many) <= 2
+    for names in many:
+        lists.take(digest_of(names), names)
+    assert [lists.get(digest_of(names)) is not None for names in many] == [False] * 4 + [True] * 4
+    assert lists.get(digest_of(own)) is own
     assert lists.get("") == ()
 
 

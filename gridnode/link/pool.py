@@ -55,11 +55,11 @@ class LinkPool:
         del self._links[node]
         return True
 
-    def tick(self, now: float, ping_after: float) -> dict[NodeId, float]:
+    def tick(self, now: float, ping_after: float) -> dict[NodeId, float] | None:
         """Ping whom we have not heard for so long; seconds for which each was quiet, where that is longer.
 
-        Surplus links that carry nothing are closed, or dropped when silent. After a pause of our own nobody is quiet:
-        what peers sent meanwhile is still to be read.
+        Surplus links that carry nothing are closed, or dropped when silent. None after a pause of our own: what peers
+        sent meanwhile is still to be read.
         """
         paused = now - self._ticked > self._silent_after / 2
         self._ticked = now
@@ -72,7 +72,7 @@ class LinkPool:
             if now - link.last_heard >= ping_after:
                 link.ping()
         if paused:
-            return {}
+            return None
         quiet = ((node, now - link.last_heard) for node, link in self._links.items())
         return {node: seconds for node, seconds in quiet if seconds > ping_after}
 

@@ -1,6 +1,6 @@
 """What a Membership is told, and what it wants done."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 from gridnode.model import Address, Claim, Load, Member, MemberState, NodeId, NodeRecord, RecordVersion, Sighting
@@ -107,10 +107,13 @@ class Asked(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Time has passed. quiet: seconds since something was heard of a linked peer; busy: those with calls inside."""
+    """Time has passed. quiet: seconds since something was heard of a linked peer, where that is long; busy: those with
 
-    quiet: Mapping[NodeId, float] = {}
-    busy: Collection[NodeId] = ()
+    calls inside. quiet is None when this node itself stood still: what peers sent meanwhile is still to be read.
+    """
+
+    quiet: Mapping[NodeId, float] | None = {}
+    busy: Set[NodeId] = frozenset()
 
 
 Event = (

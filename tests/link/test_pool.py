@@ -133,7 +133,7 @@ def test_after_a_pause_of_our_own_nobody_is_quiet() -> None:
     links, peer = pool(), Wire(B)
     links.add(B, link(peer))
     links.tick(100.0, 0.5)
-    assert links.tick(110.0, 0.5) == {}
+    assert links.tick(110.0, 0.5) is None
     assert links.tick(110.5, 0.5) == {B: 10.5}
 
 

@@ -72,7 +72,6 @@ class Simulated:
     sent: int = 0
     messages: int = 0
     dials: int = 0
-    next_stall: float = 0.0
 
     def __post_init__(self) -> None:
         self.core = Membership(node_id(self.number), self.limits, self.salt)
