@@ -345,6 +345,8 @@ class Membership:
         effects = self._object(now)
         if quiet is not None:
             effects += self._listen(quiet, now)
+        for row in self._dialling.overdue(now):
+            effects += self._suspect(row, now)
         for row in list(self._rows.suspects.values()):
             if quiet is None:  # its objection may be among what is still to be read
                 row.deadline = max(row.deadline, now + self.limits.silent_after)

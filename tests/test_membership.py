@@ -547,6 +547,29 @@ def test_what_peers_tell_is_bounded() -> None:
     assert address(1) in places(membership), "a seed is the operator's word"
 
 
+@pytest.mark.parametrize("limits", [LIMITS, APART], ids=["full mesh", "larger grid"])
+@pytest.mark.parametrize("where", [(), (address(OTHER),), (address(77),)], ids=["nowhere", "elsewhere", "nobody there"])
+def test_one_that_a_peer_has_made_up_is_soon_dead(where: tuple[Address, ...], limits: MembershipLimits) -> None:
+    membership = linked(OTHER, limits=limits)
+    membership.handle(heard(record(THIRD, addresses=where), OTHER), 0.0)
+    for step in range(100):
+        for target in dials(membership.handle(Tick(), step / 4)):
+            failed = target != address(OTHER)
+            membership.handle(DialFailed(target) if failed else LinkedUp(record(OTHER), target), step / 4)
+    assert (state(membership, THIRD), state(membership, OTHER)) == (DEAD, ALIVE)
+
+
+def test_a_grid_that_shrinks_to_a_full_mesh_gets_the_time_to_link() -> None:
+    membership = linked(OTHER, 20, limits=with_limits(LIMITS, full=2))
+    membership.handle(Parted(node(20)), 0.0)
+    membership.handle(Tick(), 100.0)
+    membership.handle(heard(record(OTHER, 1, 1, gone=True)), 100.0)
+    assert membership.is_full_mesh
+    for now in (101.0, 110.0):
+        assert changes(membership.handle(Tick(), now)) == []
+    assert changes(membership.handle(Tick(), 116.0)) == [(ALIVE, SUSPECT)]
+
+
 def test_the_dead_do_not_keep_newcomers_out() -> None:
     membership = core(MembershipLimits(max_members=100))
     for number in range(1000, 1100):

@@ -14,6 +14,9 @@ _AT_ONCE = 4
 _DEAD_DIALS = 8.0
 """Dials a second to the dead, all together."""
 _CHOOSE_EVERY = 1.0
+_OVERDUE_AFTER = 15.0
+"""Seconds in which whoever is alive is linked, where it is to be."""
+_OVERDUE_EVERY = 2.0
 
 
 @dataclass(slots=True)
@@ -28,6 +31,8 @@ class Dialling:
     _chosen: set[NodeId] = field(default_factory=set)
     _choose_due: float = 0.0
     _probe_due: float = 0.0
+    _full_since: float = 0.0
+    _overdue_due: float = 0.0
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -86,6 +91,19 @@ class Dialling:
     def patience(self) -> float:
         """Seconds between two dials to one that is dead: a few a second in all, however many are."""
         return self.rows.gone / _DEAD_DIALS
+
+    def overdue(self, now: float) -> list[Row]:
+        """Said to be alive, and yet not linked in a full mesh, or nowhere to be dialled: a liar may have made it up."""
+        if not self.is_full_mesh:
+            self._full_since = now
+        if now < self._overdue_due:
+            return []
+        self._overdue_due = now + _OVERDUE_EVERY
+        apart = [row for row in self.rows if row.state is MemberState.ALIVE and not row.linked]
+        late = [row for row in apart if now >= max(row.trusted, row.since + _OVERDUE_AFTER)]
+        if self.is_full_mesh:
+            return late if now >= self._full_since + _OVERDUE_AFTER else []
+        return [row for row in late if not self.addresses.of(row.node)]
 
     def _is_at(self, node: NodeId | None, address: Address) -> bool:
         """Whether the node itself says so, which no other's word replaces."""
