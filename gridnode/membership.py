@@ -158,7 +158,7 @@ class Membership:
         else:
             effects += self._back(row, record, now)
         row.linked = row.proven = True
-        row.silent = False
+        row.silent, row.trusted = False, 0.0
         row.dialled = address is not None
         self._rows.linked[record.id] = row
         self._dialling.linked(record, address, now)
@@ -251,7 +251,7 @@ class Membership:
 
     def _renewed(self, row: Row, record: NodeRecord, signed: bytes, source: NodeId, now: float) -> list[Effect]:
         before, objects = row.state, life(record) > life(row.record)
-        if objects:
+        if objects and before is SUSPECT:
             self._doubts.was_wrong(row, now)
         is_moved = record.addresses != row.record.addresses
         load = row.record.load if record.incarnation == row.record.incarnation else record.load
@@ -280,7 +280,7 @@ class Membership:
             return []
         if life(claim) < life(row.record):
             return [Tell(source, (row.signed,))] if row.signed else []
-        if row.linked and row.state is ALIVE:
+        if row.linked and row.state is ALIVE and not row.silent:
             # We hear it, so this is for it to answer; its record goes round from there.
             return [Tell(row.node, claims=(claim,))]
         effects: list[Effect] = []
@@ -372,7 +372,7 @@ class Membership:
         if not row.silent and row.state is SUSPECT:
             return self._clear(row, now)
         if quiet > limits.retry_after * stretch and not self.is_full_mesh:
-            return self._dialling.retry(row)
+            return self._dialling.retry(row, now)
         row.retried &= quiet > limits.retry_after
         return []
 

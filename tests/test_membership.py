@@ -392,10 +392,34 @@ def test_one_that_others_reach_and_we_do_not_has_its_link_made_anew_and_is_not_a
     assert Drop(node(OTHER)) in effects
     assert state(membership, OTHER) is ALIVE
     membership.handle(LinkLost(node(OTHER)), 1.6)
-    membership.handle(DialFailed(address(OTHER)), 3.0)
+    for now, expected in ((3.0, ALIVE), (5.0, ALIVE), (17.0, SUSPECT)):
+        assert dials(membership.handle(Tick(), now - 0.9)) == [address(OTHER)]
+        membership.handle(DialFailed(address(OTHER)), now)
+        assert state(membership, OTHER) is expected
+
+
+def test_a_dial_from_before_it_came_back_says_nothing() -> None:
+    membership = linked(OTHER, THIRD)
+    membership.handle(LinkLost(node(OTHER)), 1.0)
+    membership.handle(Tick(), 1.5)
+    membership.handle(heard(record(OTHER, 1, 1, refuted=1), THIRD), 2.0)
+    membership._rows.by_node[node(OTHER)].trusted = 0.0
+    membership.handle(DialFailed(address(OTHER)), 6.5)
     assert state(membership, OTHER) is ALIVE
-    membership.handle(DialFailed(address(OTHER)), 60.0)
+    membership.handle(Tick(), 8.0)
+    membership.handle(DialFailed(address(OTHER)), 9.0)
     assert state(membership, OTHER) is SUSPECT
+
+
+def test_one_that_is_linked_again_is_missed_like_any_other() -> None:
+    membership = linked(OTHER, THIRD)
+    for turn in range(5):
+        now = 100.0 * turn
+        membership.handle(SILENT, now)
+        membership.handle(heard(record(OTHER, 1, turn + 1, refuted=turn + 1), THIRD), now + 0.5)
+        membership.handle(LinkLost(node(OTHER)), now + 0.6)
+        membership.handle(LinkedUp(record(OTHER, 1, turn + 1, refuted=turn + 1), address(OTHER)), now + 1.0)
+    assert changes(membership.handle(SILENT, 402.0)) == [(ALIVE, SUSPECT)]
 
 
 def test_one_that_comes_back_hears_what_was_thought_of_it() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from gridnode import gossip, messages
 from gridnode import mesh as module
-from gridnode.errors import GridError, NodeNotFound
+from gridnode.errors import BodyInvalid, GridError, NodeNotFound
 from gridnode.gossip import sign_record
-from gridnode.identity import Credentials
+from gridnode.identity import Credentials, node_id, public_key_of
 from gridnode.link import LinkLimits
 from gridnode.link.client import dial
 from gridnode.link.pool import LinkPool
@@ -248,6 +248,33 @@ async def test_tasks_are_told_once_and_shared(stations: list[Station]) -> None:
     assert three.record_of(one).tasks is three.record_of(two).tasks is names, "it had the list itself"
     two.mesh.update(at_once=True, tasks=names[1:])
     await until(lambda: one.record_of(two).tasks == names[1:] == three.record_of(two).tasks)
+
+
+async def test_lists_that_nobody_has_are_asked_for_a_few_at_a_time_and_not_without_end(
+    pair: tuple[Station, Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    link: Any = two.links.get(one.id)
+    asked: list[Frame] = []
+    monkeypatch.setattr(two.end, "called", lambda link, frame: asked.append(frame))
+    made_up = [
+        NodeRecord(node_id(public_key_of(seed)), "made up", 5, 0, (), "1", 0, served=f"{number:032x}")
+        for number, seed in enumerate(FORTY)
+    ]
+    for record, seed in zip(made_up, FORTY, strict=True):
+        link.event(Op.GOSSIP, gossip.encode_gossip((sign_record(seed, record),), ()))
+    await until(lambda: len(one.mesh.members()) == 42 and asked)
+    assert {frame.op for frame in asked} == {Op.TASKS}
+    assert len(asked) <= 16
+    for frame in asked:
+        link.reply_error(frame.call_id, BodyInvalid("no such list"))
+    await until(lambda: not one.mesh._hearsay._fetches)
+    for record in made_up[: len(asked)]:
+        one.mesh._hearsay.want(record)
+    assert not one.mesh._hearsay._fetches, "not again before all is asked for anew"
+
+
+FORTY = [bytes([number]) * 32 for number in range(1, 41)]
 
 
 async def test_what_a_peer_says_of_another_counts_if_that_has_signed_it(pair: tuple[Station, Station]) -> None:

@@ -14,7 +14,7 @@ _LATER = 0.5
 
 @dataclass(slots=True)
 class Place:
-    """One address. due: when to dial next, None while a dial is under way or nobody wants one.
+    """One address. due: when to dial next, None while a dial is under way or nobody wants one; began: when it last was.
 
     good: a dial led to its node, and none has failed since.
     """
@@ -22,6 +22,7 @@ class Place:
     node: NodeId | None
     seed: bool
     due: float | None = None
+    began: float = 0.0
     dialling: bool = False
     failures: int = 0
     is_self: bool = False
@@ -114,18 +115,22 @@ class Addresses:
             if not place.dialling and place.due is None:
                 self._schedule(address, due)
 
-    def dial(self, node: NodeId, most: int) -> list[Address]:
+    def dial(self, node: NodeId, most: int, now: float) -> list[Address]:
         """Those to dial at once, `most` of them at most: one that is being dialled is not dialled again."""
         idle = [address for address in self.of(node) if not self.places[address].dialling]
         chosen = sorted(idle, key=lambda address: not self.places[address].good)[:most]
         for address in chosen:
-            self.places[address].due, self.places[address].dialling = None, True
+            self._begin(self.places[address], now)
         return chosen
 
-    def is_out_of_reach(self, node: NodeId) -> bool:
-        """Whether the last dial to every address of it failed."""
+    @staticmethod
+    def _begin(place: Place, now: float) -> None:
+        place.due, place.began, place.dialling = None, now, True
+
+    def is_out_of_reach(self, node: NodeId, since: float) -> bool:
+        """Whether the last dial to every address of it failed, each begun after `since`."""
         places = [self.places[address] for address in self.of(node)]
-        return all(place.failures and not place.dialling for place in places)
+        return all(place.failures and not place.dialling and place.began >= since for place in places)
 
     def forget(self, node: NodeId) -> None:
         for address in self.of(node):
@@ -160,7 +165,7 @@ class Addresses:
             if allowed is False:
                 self._schedule(address, now + _LATER)
             if allowed:
-                place.dialling = True
+                self._begin(place, now)
                 if place.node:
                     taken.add(place.node)
                 yield address

@@ -86,7 +86,7 @@ class Dialling:
         self.addresses.failed(address, now, longer, needed=row is not None)
         if row is None or row.linked or row.state is not MemberState.ALIVE or now < row.trusted:
             return None
-        return row if self.addresses.is_out_of_reach(row.node) else None
+        return row if self.addresses.is_out_of_reach(row.node, row.since) else None
 
     def patience(self) -> float:
         """Seconds between two dials to one that is dead: a few a second in all, however many are."""
@@ -118,19 +118,19 @@ class Dialling:
         if row is None or row.state not in HERE:
             return []
         row.used = now
-        return self._try(row)
+        return self._try(row, now)
 
-    def retry(self, row: Row) -> list[Effect]:
+    def retry(self, row: Row, now: float) -> list[Effect]:
         """Open a second link beside one that is quiet: a packet that TCP sends in vain holds up only the first."""
         if row.retried:
             return []
         row.retried = True
-        return [Dial(address) for address in self.addresses.dial(row.node, _AT_ONCE)]
+        return [Dial(address) for address in self.addresses.dial(row.node, _AT_ONCE, now)]
 
-    def _try(self, row: Row) -> list[Effect]:
+    def _try(self, row: Row, now: float) -> list[Effect]:
         if row.linked:
             return []
-        return [Dial(address) for address in self.addresses.dial(row.node, _AT_ONCE)]
+        return [Dial(address) for address in self.addresses.dial(row.node, _AT_ONCE, now)]
 
     def tick(self, now: float) -> list[Effect]:
         if self.stale and now >= self._choose_due:
@@ -190,4 +190,4 @@ class Dialling:
             return []
         self._probe_due = now + self.limits.probe_every
         apart = [row for row in self.rows if row.state is MemberState.ALIVE and not row.linked and now >= row.trusted]
-        return self._try(min(apart, key=lambda row: (row.probed, row.rank))) if apart else []
+        return self._try(min(apart, key=lambda row: (row.probed, row.rank)), now) if apart else []

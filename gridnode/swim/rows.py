@@ -16,9 +16,9 @@ class Row:
     """rank: topology's; signed: the record as it travels, unknown until heard. proven: it was linked once.
 
     silent: nothing is heard on its link; retried: another one was tried since. deadline: of a suspect; witnesses: links
-    that call it dead; accused: it was us who found it silent. trusted: until when our not reaching it proves nothing,
-    since others do; doubts: how often it came to that. dialled: the link is one of ours; used: when something was for
-    it; probed: when it was dialled. tokens: answers it may have now.
+    that call it dead; accused: it was us who found it silent. trusted: until when our not being linked to it proves
+    nothing, since others are; doubts: how often it came to that. dialled: the link is one of ours; used: when something
+    was for it; probed: when it was dialled. tokens: answers it may have now.
     """
 
     record: NodeRecord

@@ -8,6 +8,8 @@ import random
 from dataclasses import dataclass, field
 
 DIAL_TIMEOUT = 5.0
+KNOCKS = (1.0, 2.0, 2.0)
+"""Seconds between the packets that open a connection, while none is answered; after the last the dial has failed."""
 HANDSHAKE_TRIPS = 4
 """One-way trips of a TCP and TLS 1.3 handshake and the hellos, one of them ours to start with."""
 _RETRIES = (0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)

@@ -44,7 +44,7 @@ from gridnode.swim.events import (
     Tick,
     VersionsHeard,
 )
-from tests.simulator.network import DIAL_TIMEOUT, Network, Wire
+from tests.simulator.network import DIAL_TIMEOUT, KNOCKS, Network, Wire
 from tests.simulator.node import Simulated, address_of, node_id, number_at, number_of, signed
 
 LIMITS = MembershipLimits()
@@ -208,13 +208,19 @@ class Simulation:
         elif number == node.number:
             self._at(0.001, self._tell, node, FoundSelf(address))
         else:
-            other = self.nodes[number]
-            took = self.network.handshake() if self._reach(node, other) else None
-            refused = node.side == other.side and not other.up and self.dice.random() < 0.5
-            if took is None:
-                self._at(0.01 if refused else DIAL_TIMEOUT, self._tell, node, DialFailed(address))
-            else:
-                self._at(took, self._open, node, other)
+            self._knock(node, number, list(KNOCKS))
+
+    def _knock(self, node: Simulated, number: int, later: list[float]) -> None:
+        """TCP tries again and again to reach a host that does not answer; one that is up without the node refuses."""
+        other = self.nodes[number]
+        took = self.network.handshake() if self._reach(node, other) else None
+        refused = node.side == other.side and not other.up and self.dice.random() < 0.5
+        if took is not None:
+            self._at(took, self._open, node, other)
+        elif later and not refused:
+            self._at(later[0], self._knock, node, number, later[1:])
+        else:
+            self._at(0.01, self._tell, node, DialFailed(address_of(number)))
 
     def _tell(self, node: Simulated, event: Event) -> None:
         if self.nodes[node.number] is node and node.up:

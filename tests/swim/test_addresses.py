@@ -48,14 +48,15 @@ def test_a_node_is_out_of_reach_when_every_address_has_failed() -> None:
     addresses = table()
     for address in (ONE, TWO):
         addresses.add(address, A, False, 0.0)
-    assert set(addresses.dial(A, 4)) == {ONE, TWO}
-    assert addresses.dial(A, 4) == []
+    assert set(addresses.dial(A, 4, 1.0)) == {ONE, TWO}
+    assert addresses.dial(A, 4, 1.0) == []
     addresses.failed(ONE, 1.0, 0.0, needed=True)
-    assert not addresses.is_out_of_reach(A)
+    assert not addresses.is_out_of_reach(A, 1.0)
     addresses.failed(TWO, 1.0, 0.0, needed=True)
-    assert addresses.is_out_of_reach(A)
+    assert addresses.is_out_of_reach(A, 1.0)
+    assert not addresses.is_out_of_reach(A, 2.0), "what was begun before says nothing"
     addresses.reached(A)
-    assert not addresses.is_out_of_reach(A)
+    assert not addresses.is_out_of_reach(A, 1.0)
 
 
 def test_who_turns_out_to_be_another_is_known_as_that() -> None:
