@@ -88,7 +88,7 @@ class Mesh:
         self._complain_due = 0.0
         self._lives: dict[NodeId, NodeRecord] = {}
         self._dials: set[asyncio.Task[None]] = set()
-        self._waiting: dict[NodeId, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[NodeId, set[asyncio.Future[None]]] = {}
         self._speak()
 
     # -- this node --------------------------------------------------------------------------------------------------
@@ -169,10 +169,16 @@ class Mesh:
 
     async def _wait_for(self, node: NodeId) -> None:
         waiting = self._loop.create_future()
-        self._waiting.setdefault(node, []).append(waiting)
+        others = self._waiting.setdefault(node, set())
+        others.add(waiting)
         self._handle(Wanted(node))
-        await asyncio.wait([waiting], timeout=_REACHED_WITHIN)
-        waiting.cancel()
+        try:
+            await asyncio.wait([waiting], timeout=_REACHED_WITHIN)
+        finally:
+            waiting.cancel()
+            others.discard(waiting)
+            if not others and self._waiting.get(node) is others:
+                self._waiting.pop(node, None)
 
     async def task_list(self, frame: Frame) -> bytes:
         """Answers TASKS."""

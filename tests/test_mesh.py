@@ -11,7 +11,7 @@ import pytest
 
 from gridnode import gossip, messages
 from gridnode import mesh as module
-from gridnode.errors import BodyInvalid, GridError, NodeNotFound
+from gridnode.errors import BodyInvalid, GridError, LinkClosed, NodeNotFound
 from gridnode.gossip import sign_record
 from gridnode.identity import Credentials, node_id, public_key_of
 from gridnode.link import LinkLimits
@@ -328,6 +328,21 @@ async def test_in_a_larger_grid_peers_are_linked_on_demand(stations: list[Statio
     assert link.peer.node == three.id
     with pytest.raises(NodeNotFound, match="ffff"):
         await one.mesh.reach(NodeId("f" * 40))
+    assert one.mesh._waiting == {}
+
+
+async def test_a_peer_that_cannot_be_reached_is_waited_for_a_moment(
+    pair: tuple[Station, Station], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    monkeypatch.setattr(module, "_REACHED_WITHIN", 0.1)
+    nowhere = NodeRecord(CREDENTIALS[2].node, "three", 5, 0, (), "1", 0)
+    link: Any = two.links.get(one.id)
+    link.event(Op.GOSSIP, gossip.encode_gossip((sign_record(SEEDS[nowhere.id], nowhere),), ()))
+    await until(lambda: one.sees_id(nowhere.id) is MemberState.ALIVE)
+    with pytest.raises(LinkClosed, match="not linked"):
+        await one.mesh.reach(nowhere.id)
+    assert one.mesh._waiting == {}
 
 
 GARBAGE: list[tuple[int, bytes]] = [
