@@ -1,5 +1,6 @@
 """One simulated node: a real Membership and a real Ledger, a clock of its own, and what it has sent."""
 
+import math
 from dataclasses import dataclass, field
 
 import msgspec
@@ -72,6 +73,7 @@ class Simulated:
     sent: int = 0
     messages: int = 0
     dials: int = 0
+    ticked: float = math.inf
 
     def __post_init__(self) -> None:
         self.core = Membership(node_id(self.number), self.limits, self.salt)

@@ -118,7 +118,9 @@ class Simulation:
         node.messages += (count := int(len(node.links) * TICK / every + self.dice.random()))
         node.sent += count * FRAME
         quiet = {peer: self._quiet(wire, node) for peer, wire in node.links.items() if wire.quiet or wire.stalled}
-        self._handle(node, Tick({node_id(peer): seconds for peer, seconds in quiet.items() if seconds}))
+        stood_still, node.ticked = self.now - node.ticked > 2 * TICK, self.now
+        heard = {node_id(peer): seconds for peer, seconds in quiet.items() if seconds}
+        self._handle(node, Tick(None if stood_still else heard))
 
     def _quiet(self, wire: Wire, node: Simulated) -> float:
         """Seconds for which it has heard nothing on this link."""
