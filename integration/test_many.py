@@ -45,7 +45,7 @@ async def test_thirty_nodes_find_each_other(many: Grid) -> None:
     links = sorted(_links(node) for node in list(many.nodes.values())[::5])
     print(f"links of a node, some of them: {links}")
     assert links[0] >= 2
-    assert links[-1] < COUNT - 1, "not all are linked to all"
+    assert links[len(links) // 2] < COUNT * 2 // 3, "not all are linked to all"
 
 
 def test_one_answers_for_all_and_calls_reach_who_is_not_linked(many: Grid, tmp_path: Path) -> None:
