@@ -54,6 +54,7 @@ from gridnode.runtimes.python_frames import (  # noqa: E402
     VERSION,
     Frame,
     pack,
+    read_meta,
 )
 from gridnode.runtimes.python_stream import Collected  # noqa: E402
 
@@ -127,10 +128,7 @@ class Context:
         return math.inf if self.deadline is None else max(0.0, self.deadline - time.time())
 
     def _read(self, key: str, default: object) -> Any:
-        try:
-            return json.loads(self._meta).get(key, default)
-        except (ValueError, AttributeError):
-            return default
+        return read_meta(self._meta).get(key, default)
 
 
 class Handler(NamedTuple):
