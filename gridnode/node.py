@@ -186,13 +186,16 @@ class Node:
             starts_at_once=settings.starts_at_once,
         )
         image = settings.sandbox_image or await sandbox.own_image()
+        python = "" if settings.sandbox_image else settings.sandbox_python
         if not image:
             raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
         run_dir = settings.run_dir / self.id[:8]
         make_private(run_dir, "GRIDNODE_RUN_DIR")
         runtimes = await asyncio.to_thread(lay_out, settings.data_dir / "runtimes")
         secret_files, node_image = self._secrets.mount, settings.node_image
-        place = Place(self.id, settings.name, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
+        place = Place(
+            self.id, settings.name, self._card.tag, image, run_dir, secret_files, node_image, runtimes, python
+        )
         onward = Onward(self._router.route, self._terms.timeout, self._events.publish)
         pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks, onward)
         await pool.find()

@@ -27,7 +27,7 @@ def _no_secrets(directory: Path, names: tuple[str, ...]) -> None:
 class Place:
     """image, node_image: for tasks that name none; runtimes_dir: what is mounted into them, or the images' own.
 
-    run_dir: the host's path for sockets, short.
+    run_dir: the host's path for sockets, short. python: the version in `image`, where that is the node's own.
     """
 
     node: NodeId
@@ -38,9 +38,11 @@ class Place:
     mount_secrets: MountSecrets = _no_secrets
     node_image: str = ""
     runtimes_dir: Path | None = None
+    python: str = ""
 
     def spec(self, instance: InstanceId, release: Release, task: TaskSpec, directory: Path) -> SandboxSpec:
         """One instance of this task. directory: the release's."""
+        image = task.image or self._image(task.runtime)
         return SandboxSpec(
             instance=instance,
             node=self.node,
@@ -50,7 +52,7 @@ class Place:
             task=task.name,
             file=task.file,
             runtime=task.runtime,
-            image=task.image or self._image(task.runtime),
+            image=image,
             release_dir=str(directory),
             socket_dir=str(self.run_dir / instance),
             memory=task.memory,
@@ -63,6 +65,7 @@ class Place:
             runtime_class=task.runtime_class,
             health=task.health,
             code=task.code,
+            python=self.python if image == self.image else "",
             tmp_size=min(MAX_TMP, task.memory // 2),
         )
 

@@ -110,11 +110,14 @@ def labels(spec: SandboxSpec) -> dict[str, str]:
 def shape(spec: SandboxSpec) -> str:
     """32 hex digits that are the same for instances started alike: whatever the spec says but which one it is.
 
-    Of the release it says as much as the task's code, where that is known.
+    Of the release it says as much as the task's code, where that is known; of the node's own image, its Python. Which
+    runtime speaks in it is no part: its Hello tells. So an upgrade of the node leaves instances as they are.
     """
-    alike = msgspec.structs.replace(spec, instance=InstanceId(""), socket_dir="", secrets_dir="")
+    alike = msgspec.structs.replace(spec, instance=InstanceId(""), socket_dir="", secrets_dir="", runtimes_dir="")
     if spec.code:
         alike = msgspec.structs.replace(alike, release="", release_dir="")
+    if spec.python:
+        alike = msgspec.structs.replace(alike, image="")
     return hashlib.sha256(msgspec.json.encode(alike, order="deterministic")).hexdigest()[:32]
 
 

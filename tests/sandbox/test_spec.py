@@ -194,3 +194,16 @@ def test_own_container_id_from_mountinfo() -> None:
     assert container_id("790 1 0:5 / / rw - overlay overlay rw\n" + line) == own
     assert container_id(f"1 2 8:1 /srv/containers/{own}/x /srv/x rw - ext4 /dev/sda1 rw\n") is None
     assert container_id("") is None
+
+
+def test_an_upgraded_node_finds_its_sandboxes_alike() -> None:
+    before = changed(python="3.13", runtimes_dir="/var/lib/gridnode/runtimes/ab")
+    after = changed(python="3.13", runtimes_dir="/var/lib/gridnode/runtimes/cd", image="gridcontrol/gridnode:next")
+    assert shape(after) == shape(before)
+
+
+@pytest.mark.parametrize(
+    "other", [{"image": "mine:2"}, {"python": "3.13"}, {"memory": 1}, {"code": "ab"}, {"env": {"A": "1"}}], ids=str
+)
+def test_another_shape(other: dict[str, object]) -> None:
+    assert shape(changed(**other)) != shape(SPEC)
