@@ -95,6 +95,7 @@ class CallMeta(msgspec.Struct, omit_defaults=True):
     """Metadata of an INVOKE. id: the invocation's; node: where an operator wants it run, id, prefix or name.
 
     depth: how many tasks called tasks to get here. topic: of the event that the call delivers.
+    spread: over how many nodes the caller spreads its calls itself, so that each is best run where it arrives.
     attempt: which try to run it this is. key: its idempotency key, 1 to MAX_KEY printable ASCII characters.
     """
 
@@ -104,6 +105,7 @@ class CallMeta(msgspec.Struct, omit_defaults=True):
     depth: int = 0
     topic: str = ""
     key: str = ""
+    spread: int = 0
 
 
 class NestedMeta(msgspec.Struct):

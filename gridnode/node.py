@@ -99,7 +99,7 @@ class Node:
         self._link_limits = LinkLimits()
         self._terms = Terms(settings.call_timeout)
         limits = RouterLimits(settings.max_calls, settings.max_calls_size)
-        self._router = Router(self._targets, limits, self._terms.is_idempotent)
+        self._router = Router(self._targets, limits, self._terms.is_idempotent, self.id)
         self._secrets = Secrets(card.network_key, SANDBOX_USER)
         self._links = LinkPool(self.id, settings.silent_after)
         self._bulk = BulkLinks(lambda address: self._dial(address, BulkEnd()))

@@ -163,7 +163,7 @@ def invokes(here: Invoker, router: Router) -> dict[Role, Invoke]:
 
     def from_client(call: Invocation, done: Done, frame: Frame) -> Cancel:
         meta = messages.decode_call_meta(frame.meta)
-        return router.route(_keyed(call, meta), done, meta.node)
+        return router.route(_keyed(call, meta), done, meta.node, meta.spread)
 
     return {Role.NODE: from_peer, Role.OPERATOR: from_client, Role.USER: from_client, Role.LOCAL: from_client}
 

@@ -122,7 +122,7 @@ class House:
         done(Outcome(b"pool"))
         return lambda: None
 
-    def route(self, call: Invocation, done: Any, node: str) -> Any:
+    def route(self, call: Invocation, done: Any, node: str, spread: int) -> Any:
         self.asked.append(f"router {node}")
         self.keys.append(call.key)
         done(Outcome(b"router"))
