@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gridctl.connect import ClientEnd, connect, connect_local
 from gridctl.links import Links
 from gridctl.new import find_gridfile, load_gridfile
-from gridnode.errors import HostError, LinkClosed, LinkError, NotAuthenticated, UsageError
+from gridnode.errors import HostError, LinkClosed, LinkError, UsageError
 from gridnode.gridfile import Gridfile, Share, parse_address
 from gridnode.identity import Authority, Credentials, authority_of, operator_credentials, share_credentials
 from gridnode.link.protocol import Link
@@ -122,14 +122,13 @@ class _Ways:
         if self._via == "ssh":
             return await self._through_ssh(addresses, context)
         try:
-            return await connect(addresses, context)
-        except NotAuthenticated:
-            raise
+            link = await connect(addresses, context)
+            self._via = "direct"
         except LinkClosed as direct:
             if self._via != "auto" or not self._gridfile.servers or not addresses:
                 raise
             link = await self._instead(addresses, context, direct)
-        self._via = "ssh"
+            self._via = "ssh"
         return link
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import click
 
@@ -58,6 +59,7 @@ async def revoke(gridfile: Gridfile, what: str) -> list[str]:
     async with Grid.connect(gridfile, links=1) as grid:
         revocation = Revocation(int(time.time()), what, author())
         sequence = await grid.put_revocation(revocation)
+        gridfile = replace(gridfile, via=grid.via)  # what is out of reach that way is not worth another
         told = [grid.record.name] if grid.record else []
         rows = [row for row in await grid.nodes() if row.state is MemberState.ALIVE]
     addresses = {address for row in rows if row.record.name not in told for address in row.record.addresses[:2]}

@@ -87,6 +87,7 @@ class Tunnels:
         path = Path(self._directory.name) / str(next(self._numbers))
         await host.tunnel(path, there)
         link, end = await through(path, address, context)
+        end.via = "ssh"
         end.seen = f"{self._seen[server] or '?'} by SSH to {server.host}"
         return link, end
 
