@@ -22,11 +22,12 @@ from gridnode.ledger import (
     encode_documents,
     verifier,
 )
+from gridnode.renewal import RENEWAL
 from gridnode.revocation import REVOCATION
 
 __all__ = ["backup_command", "restore_command"]
 
-KINDS = (REVOCATION, SECRET, IMAGE, ORDER, RELEASE, AUDIT)
+KINDS = (REVOCATION, RENEWAL, SECRET, IMAGE, ORDER, RELEASE, AUDIT)
 """In the order they are brought back: what a release needs comes before it."""
 
 

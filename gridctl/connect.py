@@ -37,7 +37,8 @@ _LIMITS = LinkLimits(max_events=50_000)
 class ClientEnd:
     """Our end of a link to a node: we ask, it answers. record: what the node said of itself.
 
-    seen: the address at which the node sees us. via: `direct` or `ssh`. inboxes: where events go, by the name they come under.
+    seen: the address at which the node sees us. via: `direct` or `ssh`.
+    inboxes: where events go, by the name they come under.
     on_closed: told when a link that was open has gone. on_leave: told when its node is about to go.
     local: the other end is a socket of this machine, which shows no certificate.
     """

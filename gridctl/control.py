@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gridctl.author import author
 from gridctl.links import Links
@@ -34,11 +34,13 @@ from gridnode.model import (
     Image,
     ImageStatus,
     Member,
+    MemberState,
     NodeId,
     Order,
     Release,
     ReleaseReport,
 )
+from gridnode.renewal import RENEWAL, issuer_id, renew_issuer, sign_renewal
 from gridnode.revocation import REVOCATION, Revocation, open_revocation, sign_revocation
 from gridnode.wire import Op
 
@@ -145,6 +147,27 @@ class Control:
         sequence = known[1] + 1 if known else 1
         await self._put(sign_revocation(key, prefix, revocation, sequence))
         return sequence
+
+    async def renew_cards(self, hosts: Iterable[str], before: float, ttl: float) -> list[str]:
+        """Make cards of `hosts` that end before then (unix seconds) good for `ttl` more; names of their nodes.
+
+        Those of nodes that are linked to the one we are linked to; others at another time.
+        """
+        prefixes = {host_prefix(self._authority, host) for host in hosts}
+        alive = [row for row in await self.nodes() if row.state is MemberState.ALIVE]
+        due = [row for row in alive if 0 < row.record.until < before]
+        sequences = {document.name: document.sequence for document in await self.documents(RENEWAL)} if due else {}
+        done: dict[str, list[str]] = {}
+        for row in due:
+            pem = (await self._ask(Op.ISSUER, name=row.record.id)).decode("ascii", "replace")
+            issuer = issuer_id(pem)
+            if issuer not in done and issuer.partition("-")[0] in prefixes:
+                der = renew_issuer(self._authority, pem, time.time(), ttl)
+                await self._put(sign_renewal(self._authority.deploy_key, der, sequences.get(issuer, 0) + 1))
+                done[issuer] = []
+            if issuer in done:
+                done[issuer].append(row.record.name)
+        return [name for names in done.values() for name in names]
 
     async def image_status(self, node: NodeId) -> list[ImageStatus]:
         """How far one node is with each image."""

@@ -45,7 +45,7 @@ def expiring(members: Iterable[Member], now: float) -> list[str]:
         left = member.record.until - now
         if member.record.until and left < WARN_WITHIN and member.state is MemberState.ALIVE:
             when = f"ends in {span(left)}" if left > 0 else "has ended"
-            found.append(f"warning: the card of {member.record.name} {when}; `gridctl provision` brings another")
+            found.append(f"warning: the card of {member.record.name} {when}; `gridctl renew` makes it last longer")
     return found
 
 

@@ -168,6 +168,16 @@ class Mesh:
         self._handle(LinkedUp(record, link.address))
         if is_main:
             self._on_link(link)
+            self._on_change()
+
+    def dial_anew(self, node: NodeId | None = None) -> None:
+        """Replace links that this node dialled, to one peer or to all, for a certificate has changed.
+
+        Calls under way end on the old one. A link lasts no longer than what it was opened with.
+        """
+        for peer, link in self._links:
+            if link.address and node in (None, peer):
+                self._carry_out(Dial(link.address))
 
     def unlinked(self, link: Link, node: NodeId) -> None:
         if self._links.remove(node, link):
@@ -179,7 +189,10 @@ class Mesh:
             if frame.op == Op.RECORD:
                 record = messages.decode_record(frame.body)
                 if record.id == node:
+                    known = self._membership.get(node)
                     self._handle(RecordHeard(record))
+                    if known and record.until > known.record.until:
+                        self.dial_anew(node)
             elif frame.op == Op.GOSSIP:
                 for sighting in messages.decode(frame.body, list[Sighting])[:_MAX_SIGHTINGS]:
                     self._handle(Sighted(sighting))

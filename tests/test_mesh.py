@@ -163,6 +163,32 @@ async def test_a_dead_peer_is_missed_and_taken_back(pair: tuple[Station, Station
     assert len(one.linked) == 2
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["who dialled", "who was dialled"])
+async def test_a_link_is_dialled_anew_when_a_certificate_lasts_longer(
+    pair: tuple[Station, Station], first: bool
+) -> None:
+    """Whichever side's; the old link goes when it carries nothing, and nobody is missed meanwhile."""
+    a, b = pair
+    one, other = (a, b) if first is bool(_dialled(a, b)) else (b, a)
+    held = _dialled(a, b) or _dialled(b, a)
+    assert held
+    changes = other.changes
+    one.mesh.update(at_once=True, until=1000)
+    one.mesh.dial_anew()
+    await until(lambda: (_dialled(a, b) or _dialled(b, a) or held) is not held)
+    await until(lambda: not held.is_open)
+    await until(lambda: other.record_of(one).until == 1000)
+    assert a.sees(b) is b.sees(a) is MemberState.ALIVE
+    assert len(a.links) == len(b.links) == 1
+    assert other.changes > changes, "what routes calls takes the new link"
+
+
+def _dialled(one: Station, other: Station) -> Link | None:
+    """The link in use from one to the other, if it dialled it."""
+    link = one.links.get(other.id)
+    return link if link and link.address else None
+
+
 async def test_a_goodbye_is_told_from_a_death(pair: tuple[Station, Station]) -> None:
     one, two = pair
     await two.stop()

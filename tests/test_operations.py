@@ -63,6 +63,8 @@ ALLOWED = {
     (Role.OPERATOR, Op.BROADCAST),
     (Role.OPERATOR, Op.PUBLISH),
     (Role.OPERATOR, Op.SUBSCRIBE),
+    (Role.OPERATOR, Op.ISSUER),
+    (Role.NODE, Op.ISSUER),
     (Role.NODE, Op.IMAGES),
     (Role.OPERATOR, Op.SCRUB),
     (Role.NODE, Op.SCRUB),
@@ -141,6 +143,7 @@ class House:
             self.lines,
             self.images,
             self.scrub,
+            lambda: "issuer",
         )
 
     def record(self) -> NodeRecord:
@@ -296,6 +299,8 @@ class Far:
             return b"their images"
         if op is Op.SCRUB:
             return b"their scrub " + body
+        if op is Op.ISSUER:
+            return b"their issuer"
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -322,6 +327,8 @@ async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> Non
     assert await link.request(Op.LOGS, b"x", name=ALICE.node) == b"lines x"
     assert await link.request(Op.LOGS, b"x", name=BOB.node) == b"their lines x"
     assert await link.request(Op.IMAGES, name=BOB.node) == b"their images"
+    assert await link.request(Op.ISSUER) == b"issuer"
+    assert await link.request(Op.ISSUER, name=BOB.node) == b"their issuer"
     assert await link.request(Op.SCRUB, b"x") == b"scrub x"
     assert await link.request(Op.SCRUB, b"x", name=BOB.node) == b"their scrub x"
     with pytest.raises(NodeNotFound):
