@@ -159,7 +159,7 @@ class Control:
         sequences = {document.name: document.sequence for document in await self.documents(RENEWAL)} if due else {}
         done: dict[str, list[str]] = {}
         for row in due:
-            pem = (await self._ask(Op.ISSUER, name=row.record.id)).decode("ascii", "replace")
+            pem = await self.issuer(row.record.id)
             issuer = issuer_id(pem)
             if issuer not in done and issuer.partition("-")[0] in prefixes:
                 der = renew_issuer(self._authority, pem, time.time(), ttl)
@@ -168,6 +168,14 @@ class Control:
             if issuer in done:
                 done[issuer].append(row.record.name)
         return [name for names in done.values() for name in names]
+
+    async def issuer(self, node: NodeId) -> str:
+        """The certificate (PEM) that a node says its card holds: its id begins with the host_prefix of a host."""
+        return (await self._ask(Op.ISSUER, name=node)).decode("ascii", "replace")
+
+    def is_of(self, pem: str, host: str) -> bool:
+        """Whether an issuer was minted for this host."""
+        return issuer_id(pem).partition("-")[0] == host_prefix(self._authority, host)
 
     async def image_status(self, node: NodeId) -> list[ImageStatus]:
         """How far one node is with each image."""
