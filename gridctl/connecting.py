@@ -1,5 +1,6 @@
 """How a client finds its grid: addresses given, a Gridfile's seeds, or the socket of a node on this machine."""
 
+import logging
 import secrets
 import ssl
 import time
@@ -18,6 +19,9 @@ from gridnode.link.protocol import Link
 from gridnode.link.tls import client_context
 from gridnode.model import Address
 
+log = logging.getLogger("gridctl")
+"""A program that sets up no logging has its warnings on stderr."""
+
 if TYPE_CHECKING:
     from gridctl.client import Grid
     from gridctl.tunnel import Tunnels
@@ -26,6 +30,9 @@ __all__ = ["SOCKET", "Connecting", "Gridfiles", "Places", "read_gridfile"]
 
 SOCKET = Path("/run/gridnode/client.sock")
 """Where a node listens for the programs of its own machine."""
+
+WARN_WITHIN = 7 * 86_400.0
+"""Seconds before a user's Gridfile ends from when on its user is told."""
 
 Gridfiles = Gridfile | Path | str | None
 """A parsed Gridfile, the path of one, or None for $GRIDCTL_GRIDFILE, else the nearest Gridfile upward."""
@@ -96,7 +103,18 @@ def _operating(authority: Authority) -> Fresh:
 
 
 def _shared(share: Share) -> Fresh:
-    return lambda: share_credentials(share, time.time())
+    def fresh() -> Credentials:
+        credentials = share_credentials(share, time.time())
+        left = credentials.until - time.time()
+        if left < WARN_WITHIN and not told:
+            from gridctl.render import span  # what draws tables is not for every program
+
+            told.append(left)
+            log.warning("this Gridfile ends in %s; ask an operator to `gridctl share` again", span(left))
+        return credentials
+
+    told: list[float] = []
+    return fresh
 
 
 async def _open(gridfile: Gridfile, fresh: Fresh, addresses: Sequence[Address], count: int) -> Links:

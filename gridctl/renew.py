@@ -9,11 +9,12 @@ import click
 import msgspec
 
 from gridctl.access import seconds_of
+from gridctl.ls import expiring
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
 from gridctl.render import Progress, print_json, span, table
 from gridnode.errors import GridError
 from gridnode.gridfile import Gridfile
-from gridnode.model import Member, MemberState
+from gridnode.model import Member
 
 if TYPE_CHECKING:
     from gridctl.client import Grid
@@ -23,7 +24,6 @@ __all__ = ["Expiry", "expiries", "renew_command", "renew_due", "status_command"]
 CARD_TTL = 365 * 86_400.0
 RENEW_WITHIN = 95 * 86_400.0
 """Seconds before its end from when on a card is renewed by whoever comes by: as `gridctl provision` has it."""
-WARN_WITHIN = 30 * 86_400.0
 _HEAD = ("NAME", "ID", "STATE", "CARD UNTIL", "LEFT")
 
 
@@ -84,15 +84,18 @@ async def renew_due(grid: "Grid", gridfile: Gridfile, progress: Progress) -> Non
 def status_command(settings: Settings) -> None:
     """Show until when the nodes' cards and this Gridfile are good, the first to end first."""
     gridfile = settings.gridfile()
-    rows, now = expiries(asyncio.run(_members(gridfile))), time.time()
-    own = _own_end(gridfile)
+    members, now, own = asyncio.run(_members(gridfile)), time.time(), _own_end(gridfile)
+    rows = expiries(members)
     if settings.as_json:
         print_json({"cards": [_fields(row, now) for row in rows], "gridfile_until": own or None})
         return
     for line in table(_HEAD, [_row(row, now) for row in rows]):
         click.echo(line)
-    for text in _warnings(rows, own, now):
+    for text in expiring(members, now):
         Progress().line(text, "yellow")
+    if own:
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(own))
+        click.echo(f"this Gridfile is good until {when} UTC; `gridctl share` makes another", err=True)
 
 
 def expiries(members: Iterable[Member]) -> list[Expiry]:
@@ -113,22 +116,6 @@ def _own_end(gridfile: Gridfile) -> int:
     from gridnode.identity import share_credentials
 
     return int(share_credentials(gridfile.share, time.time()).until) if gridfile.share else 0
-
-
-def _warnings(rows: Iterable[Expiry], own: int, now: float) -> list[str]:
-    found = []
-    for row in rows:
-        if row.until and row.until - now < WARN_WITHIN and row.state == MemberState.ALIVE.value:
-            found.append(
-                f"warning: the card of {row.name} {_left(row.until, now)}; `gridctl renew` makes it last longer"
-            )
-    if own and own - now < WARN_WITHIN:
-        found.append(f"warning: this Gridfile {_left(own, now)}; ask an operator to `gridctl share` again")
-    return found
-
-
-def _left(until: int, now: float) -> str:
-    return f"ends in {span(until - now)}" if until > now else "has ended"
 
 
 def _row(row: Expiry, now: float) -> tuple[str, ...]:

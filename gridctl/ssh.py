@@ -73,8 +73,9 @@ class Host:
         except _errors() as exc:
             raise _unreachable(self.server, exc) from exc
 
-    async def tunnel(self, path: Path, address: Address) -> None:
-        """Whoever connects to the socket at `path`, which is made, reaches `address` as seen from the host.
+    @contextlib.asynccontextmanager
+    async def tunnel(self, path: Path, address: Address) -> AsyncIterator[None]:
+        """Inside the block, who connects to the socket at `path` reaches `address` as seen from the host, and stays.
 
         HostUnreachable when nothing answers there, or the host's SSH server does not allow it.
         """
@@ -84,7 +85,7 @@ class Host:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 _, probe = await self._connection.open_connection(address.host, address.port)
                 probe.close()
-                await self._connection.forward_local_path_to_port(str(path), address.host, address.port)
+                listening = await self._connection.forward_local_path_to_port(str(path), address.host, address.port)
         except asyncssh.ChannelOpenError as exc:
             allowed = "" if exc.code == asyncssh.OPEN_CONNECT_FAILED else ": does its sshd have AllowTcpForwarding?"
             raise HostUnreachable(
@@ -93,6 +94,11 @@ class Host:
             ) from exc
         except _errors() as exc:  # a timeout is an OSError
             raise _unreachable(self.server, exc) from exc
+
+        try:
+            yield
+        finally:
+            listening.close()
 
     async def seen_from(self) -> str:
         """The address at which the host sees us, nothing when it does not say."""

@@ -21,7 +21,6 @@ from gridnode.model import Address
 __all__ = ["Tunnels"]
 
 log = logging.getLogger("gridctl")
-"""A program that sets up no logging has its warnings on stderr."""
 
 PATIENCE: Final = 15.0
 STAGGER: Final = 1.0
@@ -85,8 +84,8 @@ class Tunnels:
         """there: the node's address as its server, or the one on the way, sees it."""
         host = await self._host(server)
         path = Path(self._directory.name) / str(next(self._numbers))
-        await host.tunnel(path, there)
-        link, end = await through(path, address, context)
+        async with host.tunnel(path, there):
+            link, end = await through(path, address, context)
         end.via = "ssh"
         end.seen = f"{self._seen[server] or '?'} by SSH to {server.host}"
         return link, end
