@@ -137,16 +137,19 @@ class Control:
         documents = await self.documents(REVOCATION)
         return {document.name: (open_revocation(document), document.sequence) for document in documents}
 
-    async def put_revocation(self, revocation: Revocation, sequence: int = 0) -> int:
-        """Shut out what `revocation.what` names; the document's sequence, the next one unless given."""
-        prefix, key = host_prefix(self._authority, revocation.what), self._authority.deploy_key
-        if sequence:  # another node has it already, and the entry of who did it
-            await self._put_silently(sign_revocation(key, prefix, revocation, sequence))
-            return sequence
+    async def put_revocation(self, revocation: Revocation) -> list[Document]:
+        """Shut out what `revocation.what` names; what was put, for other nodes to be told of it too."""
+        prefix = host_prefix(self._authority, revocation.what)
         known = (await self.revocations()).get(prefix)
-        sequence = known[1] + 1 if known else 1
-        await self._put(sign_revocation(key, prefix, revocation, sequence))
-        return sequence
+        document = sign_revocation(self._authority.deploy_key, prefix, revocation, known[1] + 1 if known else 1)
+        return [document, await self._put(document)]
+
+    async def tell(self, change: Sequence[Document]) -> None:
+        """Put on this node too what another has taken: the document, and unless it knows better, who did it."""
+        try:
+            await self._ask(Op.LEDGER_PUT, encode_documents(change))
+        except LedgerError:
+            await self._put_silently(change[0])
 
     async def renew_cards(self, hosts: Iterable[str], before: float, ttl: float) -> list[str]:
         """Make cards of `hosts` that end before then (unix seconds) good for `ttl` more; names of their nodes.
@@ -213,7 +216,7 @@ class Control:
         entries = ((document.sequence, open_audit(document)) for document in documents)
         return sorted(entries, key=lambda entry: -entry[0])
 
-    async def _put(self, document: Document) -> None:
+    async def _put(self, document: Document) -> Document:
         """Put a document, and with it who did; again with a later number when another change came in between."""
         for left in range(_AUDIT_ATTEMPTS, 0, -1):
             number = max((entry.sequence for entry in await self.documents(AUDIT)), default=0) + 1
@@ -222,10 +225,11 @@ class Control:
             audit = sign_audit(self._authority.deploy_key, entry, number)
             try:
                 await self._ask(Op.LEDGER_PUT, encode_documents([document, audit]))
-                return
+                return audit
             except LedgerError as exc:
                 if left == 1 or not exc.message.startswith(f"{AUDIT} "):
                     raise
+        raise AssertionError("unreachable")
 
     async def _put_silently(self, document: Document) -> None:
         """Put what belongs to a change that is told of already."""

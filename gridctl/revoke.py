@@ -13,6 +13,7 @@ from gridctl.options import Settings, confirm, examples, gridfile_option, json_o
 from gridctl.render import Progress, print_json
 from gridnode.errors import CallError, CardInvalid, GridError, LinkError, UsageError
 from gridnode.gridfile import Gridfile
+from gridnode.ledger import Document
 from gridnode.model import Address, MemberState, NodeId
 from gridnode.revocation import Revocation
 
@@ -95,24 +96,23 @@ async def revoke(gridfile: Gridfile, what: str) -> list[str]:
     from gridctl.client import Grid
 
     async with Grid.connect(gridfile, links=1) as grid:
-        revocation = Revocation(int(time.time()), what, author())
-        sequence = await grid.put_revocation(revocation)
+        change = await grid.put_revocation(Revocation(int(time.time()), what, author()))
         gridfile = replace(gridfile, via=grid.via)  # what is out of reach that way is not worth another
         told = [grid.record.name] if grid.record else []
         rows = [row for row in await grid.nodes() if row.state is MemberState.ALIVE]
     addresses = {address for row in rows if row.record.name not in told for address in row.record.addresses[:2]}
     places = list(dict.fromkeys([*gridfile.seeds, *sorted(addresses)]))[:MAX_NODES]
-    answers = await asyncio.gather(*(_tell(gridfile, place, revocation, sequence) for place in places))
+    answers = await asyncio.gather(*(_tell(gridfile, place, change) for place in places))
     return _unique([*told, *answers])
 
 
-async def _tell(gridfile: Gridfile, place: Address, revocation: Revocation, sequence: int) -> str:
+async def _tell(gridfile: Gridfile, place: Address, change: list[Document]) -> str:
     """The node's name; nothing when it cannot be told."""
     from gridctl.client import Grid
 
     try:
         async with Grid.connect(gridfile, [place], links=1) as grid:
-            await grid.put_revocation(revocation, sequence)
+            await grid.tell(change)
             return grid.record.name if grid.record else ""
     except GridError:
         return ""

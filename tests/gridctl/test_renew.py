@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gridctl.new import load_gridfile
 from gridctl.render import Progress
 from gridctl.renew import expiries, renew_due
 from gridctl.share import share_text
+from gridnode.gridfile import Server
 from gridnode.identity import DAY
 from gridnode.model import Member, MemberState, NodeId, NodeRecord
 from tests.gridctl.conftest import RunningGrid
@@ -71,12 +73,41 @@ async def test_no_call_fails_while_cards_are_renewed(hello_grid: RunningGrid) ->
         assert {row.state for row in await grid.nodes()} == {MemberState.ALIVE}
 
 
-async def test_in_passing_only_the_servers_of_the_gridfile(hello_grid: RunningGrid) -> None:
-    gridfile = load_gridfile(hello_grid.gridfile)
+async def test_a_deploy_renews_in_passing_what_is_due_of_the_gridfiles_servers(
+    hello_grid: RunningGrid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gridfile = replace(load_gridfile(hello_grid.gridfile), servers=(Server("node-1"), Server("gone")))
     async with Grid.connect(gridfile) as grid:
-        before = [row.record.until for row in await grid.nodes()]
+
+        async def told() -> dict[str, int]:
+            return {row.record.name: row.record.until for row in await grid.nodes()}
+
+        before = await told()
         await renew_due(grid, gridfile, Progress())
-        assert [row.record.until for row in await grid.nodes()] == before
+        assert await told() == before
+        monkeypatch.setattr("gridctl.renew.RENEW_WITHIN", 10_000 * DAY)
+        monkeypatch.setattr("gridctl.renew.CARD_TTL", 2000 * DAY)
+        await renew_due(grid, gridfile, Progress())
+        assert "renewed the cards of node-1" in capsys.readouterr().err
+        deadline = time.monotonic() + 10
+        while (after := await told())["node-1"] == before["node-1"]:
+            assert time.monotonic() < deadline
+        assert after["node-2"] == before["node-2"]
+
+
+async def test_what_cannot_be_renewed_is_said_and_nothing_else(
+    hello_grid: RunningGrid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gridfile = replace(load_gridfile(hello_grid.gridfile), servers=(Server("node-1"),))
+    monkeypatch.setattr("gridctl.renew.RENEW_WITHIN", 10_000 * DAY)
+
+    async def garbage(grid: Grid, node: NodeId) -> str:
+        return "garbage"
+
+    monkeypatch.setattr(Grid, "issuer", garbage)
+    async with Grid.connect(gridfile) as grid:
+        await renew_due(grid, gridfile, Progress())
+    assert "could not be renewed" in capsys.readouterr().err
 
 
 def test_a_user_sees_until_when_and_renews_nothing(
