@@ -3,12 +3,13 @@
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from gridctl.author import author
 from gridctl.links import Links
 from gridnode import messages
 from gridnode.audit import AUDIT, AuditEntry, open_audit, sign_audit
-from gridnode.errors import Forbidden, LedgerError, LinkClosed, SignatureInvalid
+from gridnode.errors import Forbidden, GridError, LedgerError, LinkClosed, SignatureInvalid
 from gridnode.identity import NONCE_SIZE, Authority, host_prefix, public_key_of, seal_secret
 from gridnode.image_document import IMAGE, open_image, sign_image
 from gridnode.ledger import (
@@ -44,13 +45,20 @@ from gridnode.renewal import RENEWAL, issuer_id, renew_issuer, sign_renewal
 from gridnode.revocation import REVOCATION, Revocation, open_revocation, sign_revocation
 from gridnode.wire import Op
 
-__all__ = ["Control"]
+__all__ = ["Control", "Renewed"]
 
 RECONNECT = 3.0
 """Seconds to wait for a lost link to come back."""
 _OP_TIMEOUT = 15.0
 _AUDIT_ATTEMPTS = 5
 _PUT_TIMEOUT = 60.0
+
+
+class Renewed(NamedTuple):
+    """Names of nodes whose cards last longer now, and why those of others do not."""
+
+    nodes: list[str]
+    failed: dict[str, GridError]
 
 
 class Control:
@@ -151,26 +159,29 @@ class Control:
         except LedgerError:
             await self._put_silently(change[0])
 
-    async def renew_cards(self, hosts: Iterable[str], before: float, ttl: float) -> list[str]:
-        """Make cards of `hosts` that end before then (unix seconds) good for `ttl` more; names of their nodes.
+    async def renew_cards(self, hosts: Iterable[str], before: float, ttl: float) -> Renewed:
+        """Make cards of `hosts` that end before then (unix seconds) good for `ttl` more.
 
-        Those of nodes that are linked to the one we are linked to; others at another time.
+        Those of nodes that are linked to the one we are linked to; others at another time. None holds up another.
         """
         prefixes = {host_prefix(self._authority, host) for host in hosts}
-        alive = [row for row in await self.nodes() if row.state is MemberState.ALIVE]
-        due = [row for row in alive if 0 < row.record.until < before]
+        due = [row for row in await self.nodes() if row.state is MemberState.ALIVE and 0 < row.record.until < before]
         sequences = {document.name: document.sequence for document in await self.documents(RENEWAL)} if due else {}
-        done: dict[str, list[str]] = {}
+        renewed, done = Renewed([], {}), set()
         for row in due:
-            pem = await self.issuer(row.record.id)
-            issuer = issuer_id(pem)
-            if issuer not in done and issuer.partition("-")[0] in prefixes:
-                der = renew_issuer(self._authority, pem, time.time(), ttl)
-                await self._put(sign_renewal(self._authority.deploy_key, der, sequences.get(issuer, 0) + 1))
-                done[issuer] = []
-            if issuer in done:
-                done[issuer].append(row.record.name)
-        return [name for names in done.values() for name in names]
+            try:
+                pem = await self.issuer(row.record.id)
+                issuer = issuer_id(pem)
+                if issuer.partition("-")[0] not in prefixes:
+                    continue
+                if issuer not in done:
+                    der = renew_issuer(self._authority, pem, time.time(), ttl)
+                    await self._put(sign_renewal(self._authority.deploy_key, der, sequences.get(issuer, 0) + 1))
+                    done.add(issuer)
+                renewed.nodes.append(row.record.name)
+            except GridError as exc:
+                renewed.failed[row.record.name] = exc
+        return renewed
 
     async def issuer(self, node: NodeId) -> str:
         """The certificate (PEM) that a node says its card holds: its id begins with the host_prefix of a host."""

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from gridctl.access import seconds_of
+from gridctl.failure import OK, PARTIAL, exit_code
 from gridctl.ls import expiring
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
 from gridctl.render import Progress, print_json, span, table
@@ -18,6 +19,7 @@ from gridnode.model import Member
 
 if TYPE_CHECKING:
     from gridctl.client import Grid
+    from gridctl.control import Renewed
 
 __all__ = ["Expiry", "expiries", "renew_command", "renew_due", "status_command"]
 
@@ -43,22 +45,24 @@ class Expiry(msgspec.Struct, frozen=True):
 @json_option
 @gridfile_option
 @pass_settings
-def renew_command(settings: Settings, hosts: tuple[str, ...], within: str, ttl: str) -> None:
+def renew_command(settings: Settings, hosts: tuple[str, ...], within: str, ttl: str) -> int:
     """Make cards last longer, with no SSH: no key is sent, no call fails. `gridctl deploy` does it by itself.
 
     HOST is what a card was made for, as for `gridctl revoke`; without one, the servers of the Gridfile. Cards of
-    `gridctl cloud-init` end when it said, unless you name them here.
+    `gridctl cloud-init` end when it said, unless you name them here. Exit code 3 when some could not be renewed.
     """
     gridfile = settings.gridfile()
     names = hosts or [server.host for server in gridfile.servers]
     made = asyncio.run(_renew(gridfile, names, seconds_of(within), seconds_of(ttl)))
     if settings.as_json:
-        print_json({"renewed": made})
-        return
-    click.echo(f"renewed the cards of {', '.join(made)}" if made else "no card is due", err=True)
+        print_json({"renewed": made.nodes, "failed": {name: exc.message for name, exc in made.failed.items()}})
+    _say(made, Progress())
+    if not made.nodes and not made.failed:
+        click.echo("no card is due", err=True)
+    return PARTIAL if made.nodes and made.failed else next(map(exit_code, made.failed.values()), OK)
 
 
-async def _renew(gridfile: Gridfile, hosts: Iterable[str], within: float, ttl: float) -> list[str]:
+async def _renew(gridfile: Gridfile, hosts: Iterable[str], within: float, ttl: float) -> "Renewed":
     from gridctl.client import Grid
 
     async with Grid.connect(gridfile) as grid:
@@ -69,12 +73,17 @@ async def renew_due(grid: "Grid", gridfile: Gridfile, progress: Progress) -> Non
     """In passing: cards of the Gridfile's servers that end within RENEW_WITHIN; what goes wrong is only said."""
     hosts = [server.host for server in gridfile.servers]
     try:
-        made = await grid.renew_cards(hosts, time.time() + RENEW_WITHIN, CARD_TTL) if grid.is_operator else []
+        if grid.is_operator:
+            _say(await grid.renew_cards(hosts, time.time() + RENEW_WITHIN, CARD_TTL), progress)
     except GridError as exc:
         progress.line(f"warning: cards that end soon could not be renewed: {exc.message}", "yellow")
-        return
-    if made:
-        progress.line(f"renewed the cards of {', '.join(made)}")
+
+
+def _say(made: "Renewed", progress: Progress) -> None:
+    if made.nodes:
+        progress.line(f"renewed the cards of {', '.join(made.nodes)}")
+    for name, exc in made.failed.items():
+        progress.line(f"warning: the card of {name} could not be renewed: {exc.message}", "yellow")
 
 
 @click.command("status", epilog=examples("gridctl status", "gridctl status --json | jq '.cards[].until'"))

@@ -11,7 +11,7 @@ import click
 from gridctl.author import author
 from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
 from gridctl.render import Progress, print_json
-from gridnode.errors import CallError, CardInvalid, GridError, LinkError, UsageError
+from gridnode.errors import CallError, GridError, LinkError, UsageError
 from gridnode.gridfile import Gridfile
 from gridnode.ledger import Document
 from gridnode.model import Address, MemberState, NodeId
@@ -87,7 +87,7 @@ async def _made_for(grid: "Grid", gridfile: Gridfile, node: NodeId, host: str) -
         pem = await grid.issuer(node)
         known = (one for one in (host, *(server.host for server in gridfile.servers)) if grid.is_of(pem, one))
         return next(known, "another")
-    except (LinkError, CallError, CardInvalid):
+    except (LinkError, CallError):
         return ""
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from gridnode import certificate
 from gridnode.certificate import ORGANIZATIONAL_UNIT
-from gridnode.errors import CardInvalid, LedgerError
+from gridnode.errors import LedgerError, NotAuthenticated
 from gridnode.gridfile import Card
 from gridnode.identity import CLOCK_SKEW, Authority
 from gridnode.ledger import Document, sign_document
@@ -27,15 +27,15 @@ RENEWAL: Final = "renewal"
 
 
 def issuer_id(pem: str) -> str:
-    """The id of the issuer that a card holds; CardInvalid when it is none."""
+    """The id of the issuer that a card holds; NotAuthenticated when it is none."""
     try:
         return certificate.common_name(certificate.from_pem(pem).subject)
     except certificate.INVALID as exc:
-        raise CardInvalid("a node shows an issuer that cannot be read") from exc
+        raise NotAuthenticated("a node shows an issuer that cannot be read") from exc
 
 
 def renew_issuer(authority: Authority, pem: str, now: float, ttl: float) -> bytes:
-    """A certificate (DER) for the same issuer, key and role, valid for `ttl` seconds; CardInvalid for a stranger's."""
+    """A certificate (DER) for the same issuer, key and role, good for `ttl` s; NotAuthenticated for a stranger's."""
     ca, ca_key = certificate.from_pem(authority.ca), Ed25519PrivateKey.from_private_bytes(authority.ca_key)
     permitted = certificate.name((ORGANIZATIONAL_UNIT, Role.NODE.value))
     try:
@@ -46,9 +46,9 @@ def renew_issuer(authority: Authority, pem: str, now: float, ttl: float) -> byte
         is_of_nodes = constraints == x509.NameConstraints([x509.DirectoryName(permitted)], None)
         key = certificate.public_key(issuer)
     except (*certificate.INVALID, x509.ExtensionNotFound) as exc:
-        raise CardInvalid("a node shows an issuer that this grid did not make") from exc
+        raise NotAuthenticated("a node shows an issuer that this grid did not make") from exc
     if not is_of_nodes:
-        raise CardInvalid("a node shows an issuer that is not one of nodes")
+        raise NotAuthenticated("a node shows an issuer that is not one of nodes")
     span = (_time(now - CLOCK_SKEW), _time(now + ttl))
     made = certificate.build(issuer.subject, ca.subject, key, ca_key, span, path_length=0, permitted=permitted)
     return made.public_bytes(Encoding.DER)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gridnode import certificate
-from gridnode.errors import CardInvalid, LedgerError
+from gridnode.errors import CardInvalid, LedgerError, NotAuthenticated
 from gridnode.gridfile import Card
 from gridnode.identity import DAY, host_prefix, issue_leaf, mint_card, mint_share, public_key_of
 from gridnode.ledger import Document, sign_document, verifier
@@ -71,7 +71,7 @@ def test_an_older_one_a_strangers_and_anothers_change_nothing() -> None:
     ids=["a stranger's", "the CA", "nothing", "garbage"],
 )
 def test_only_issuers_of_nodes_that_the_grid_made_are_renewed(pem: str) -> None:
-    with pytest.raises(CardInvalid):
+    with pytest.raises(NotAuthenticated):
         renew_issuer(AUTHORITY, pem, NOW, DAY)
 
 
@@ -79,7 +79,7 @@ def test_a_users_issuer_is_refused_for_its_role() -> None:
     chain = mint_share(AUTHORITY, "alice", NOW, DAY, b"u" * 32).certificate
     issuer = "-----BEGIN" + chain.split("-----BEGIN")[2]
     assert certificate.from_pem(issuer).issuer == certificate.from_pem(AUTHORITY.ca).subject
-    with pytest.raises(CardInvalid, match="not one of nodes"):
+    with pytest.raises(NotAuthenticated, match="not one of nodes"):
         renew_issuer(AUTHORITY, issuer, NOW, DAY)
 
 

@@ -61,8 +61,8 @@ async def test_no_call_fails_while_cards_are_renewed(hello_grid: RunningGrid) ->
 
         callers = [asyncio.create_task(call()) for _ in range(8)]
         for ttl in (600, 700, 800):
-            names = await grid.renew_cards(["node-1", "node-2"], time.time() + 10_000 * DAY, ttl * DAY)
-            assert sorted(names) == ["node-1", "node-2"]
+            made = await grid.renew_cards(["node-1", "node-2"], time.time() + 10_000 * DAY, ttl * DAY)
+            assert (sorted(made.nodes), made.failed) == (["node-1", "node-2"], {})
             wanted, had = time.time() + (ttl - 1) * DAY, done
             ends: list[int] = []
             while len(ends) < 2 or min(ends) < wanted or done < had + 200:
@@ -95,19 +95,23 @@ async def test_a_deploy_renews_in_passing_what_is_due_of_the_gridfiles_servers(
         assert after["node-2"] == before["node-2"]
 
 
-async def test_what_cannot_be_renewed_is_said_and_nothing_else(
+def test_one_that_cannot_be_renewed_holds_up_no_other(
     hello_grid: RunningGrid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gridfile = replace(load_gridfile(hello_grid.gridfile), servers=(Server("node-1"),))
-    monkeypatch.setattr("gridctl.renew.RENEW_WITHIN", 10_000 * DAY)
+    issuer, bad = Grid.issuer, {"node-1"}
 
-    async def garbage(grid: Grid, node: NodeId) -> str:
-        return "garbage"
+    async def shown(grid: Grid, node: NodeId) -> str:
+        names = {row.record.id: row.record.name for row in await grid.nodes()}
+        return "garbage" if names[node] in bad else await issuer(grid, node)
 
-    monkeypatch.setattr(Grid, "issuer", garbage)
-    async with Grid.connect(gridfile) as grid:
-        await renew_due(grid, gridfile, Progress())
-    assert "could not be renewed" in capsys.readouterr().err
+    monkeypatch.setattr(Grid, "issuer", shown)
+    argv = ["renew", "node-1", "node-2", "--within", "9000d", "--gridfile", str(hello_grid.gridfile), "--json"]
+    assert run(argv) == 3
+    told = capsys.readouterr()
+    assert json.loads(told.out)["renewed"] == ["node-2"]
+    assert "the card of node-1 could not be renewed" in told.err
+    bad.add("node-2")
+    assert run(argv) == 4
 
 
 def test_a_user_sees_until_when_and_renews_nothing(
