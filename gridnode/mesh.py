@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 _MAX_SIGHTINGS = 1024
 _COMPARE_EVERY = 10.0
+_ANEW_EVERY = 1.0
+"""Seconds between links that one peer has us dial anew: one that claims more with every record gains little."""
 _TOLD_WITHIN = 1.0
 _CLOSED_WITHIN = 1.0
 
@@ -62,6 +64,7 @@ class Mesh:
         self._loop = asyncio.get_running_loop()
         self._compare_due = self._loop.time() + _COMPARE_EVERY
         self._compare_turn = 0
+        self._anew: dict[NodeId, float] = {}
         self._dials: set[asyncio.Task[None]] = set()
 
     # -- this node --------------------------------------------------------------------------------------------------
@@ -179,6 +182,14 @@ class Mesh:
             if link.address and node in (None, peer):
                 self._carry_out(Dial(link.address))
 
+    def _certified_anew(self, node: NodeId) -> None:
+        """A peer says that its certificate lasts longer than it said."""
+        now = self._loop.time()
+        self._anew = {one: at for one, at in self._anew.items() if now - at < _ANEW_EVERY}
+        if node not in self._anew:
+            self._anew[node] = now
+            self.dial_anew(node)
+
     def unlinked(self, link: Link, node: NodeId) -> None:
         if self._links.remove(node, link):
             self._handle(LinkLost(node))
@@ -192,7 +203,7 @@ class Mesh:
                     known = self._membership.get(node)
                     self._handle(RecordHeard(record))
                     if known and record.until > known.record.until:
-                        self.dial_anew(node)
+                        self._certified_anew(node)
             elif frame.op == Op.GOSSIP:
                 for sighting in messages.decode(frame.body, list[Sighting])[:_MAX_SIGHTINGS]:
                     self._handle(Sighted(sighting))
