@@ -26,10 +26,10 @@ class Walled:
     directory: Path
     server: WholeServer
 
-    def gridctl(self, *argv: str, via: str = "ssh", code: int = 0) -> subprocess.CompletedProcess[str]:
+    def gridctl(self, *argv: str, via: str = "ssh", code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("GRIDCTL_", "SSH_"))}
         env |= {"HOME": str(self.directory), "GRIDCTL_GRIDFILE": str(self.directory / "Gridfile"), "GRIDCTL_VIA": via}
-        ended = engine.run(str(GRIDCTL), *argv, env=env, timeout=240)
+        ended = engine.run(str(GRIDCTL), *argv, stdin=stdin, env=env, timeout=240)
         assert ended.returncode == code, ended.stdout + ended.stderr
         return ended
 
@@ -81,7 +81,7 @@ def test_every_command_works_the_same(walled: Walled) -> None:
     many = walled.gridctl("invoke", "echo", "-d", '"x"', "--repeat", "500", "--concurrency", "16", "--json")
     assert many.stdout
     started = time.monotonic()
-    walled.gridctl("invoke", "echo", "-d", json.dumps("y" * 4_000_000))
+    walled.gridctl("invoke", "echo", "-d", "-", stdin=json.dumps("y" * 4_000_000))
     print(f"4 MB there and back through SSH, the command included: {time.monotonic() - started:.1f} s")
 
 
