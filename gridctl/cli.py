@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "backup": _Entry("gridctl.backup", "Save what the grid is told to do: releases, orders, secrets, images."),
     "restore": _Entry("gridctl.backup", "Bring back what `gridctl backup` saved."),
     "audit": _Entry("gridctl.audit", "List who changed the grid, when, and from where."),
+    "renew": _Entry("gridctl.renew", "Make the cards of servers last longer, without SSH."),
+    "status": _Entry("gridctl.renew", "Show until when cards are good."),
     "revoke": _Entry("gridctl.revoke", "Shut out a server or a user."),
     "provision": _Entry("gridctl.provision", "Make the Gridfile's servers nodes of its grid, by SSH."),
     "upgrade": _Entry("gridctl.upgrade", "Replace gridnode on every server, one after the other."),

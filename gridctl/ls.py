@@ -44,8 +44,10 @@ def expiring(members: Iterable[Member], now: float) -> list[str]:
     for member in members:
         left = member.record.until - now
         if member.record.until and left < WARN_WITHIN and member.state is MemberState.ALIVE:
-            when = f"ends in {span(left)}" if left > 0 else "has ended"
-            found.append(f"warning: the card of {member.record.name} {when}; `gridctl provision` brings another")
+            then = f"ends in {span(left)}; `gridctl renew` makes it last longer"
+            if left <= 0:
+                then = "has ended; `gridctl provision` brings another"
+            found.append(f"warning: the card of {member.record.name} {then}")
     return found
 
 

@@ -45,6 +45,13 @@ class Finding:
         """A peer says where it sees this node."""
         self._observed.hear(peer, host)
 
+    def renew(self, credentials: Credentials) -> None:
+        """Announce with these from now on."""
+        self._credentials = credentials
+        for source in self._renewed:
+            if isinstance(source, DhtDiscovery):
+                source.show(credentials)
+
     async def start(self, stack: AsyncExitStack) -> None:
         """Be found, and report others to the mesh; what the network refuses is said, and the rest goes on."""
         for seed in self._card.seeds:

@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 _MAX_SIGHTINGS = 1024
 _COMPARE_EVERY = 10.0
+_ANEW_EVERY = 1.0
+"""Seconds between links that one peer has us dial anew: one that claims more with every record gains little."""
 _TOLD_WITHIN = 1.0
 _CLOSED_WITHIN = 1.0
 
@@ -62,6 +64,7 @@ class Mesh:
         self._loop = asyncio.get_running_loop()
         self._compare_due = self._loop.time() + _COMPARE_EVERY
         self._compare_turn = 0
+        self._anew: dict[NodeId, float] = {}
         self._dials: set[asyncio.Task[None]] = set()
 
     # -- this node --------------------------------------------------------------------------------------------------
@@ -168,6 +171,24 @@ class Mesh:
         self._handle(LinkedUp(record, link.address))
         if is_main:
             self._on_link(link)
+            self._on_change()
+
+    def dial_anew(self, node: NodeId | None = None) -> None:
+        """Replace links that this node dialled, to one peer or to all, for a certificate has changed.
+
+        Calls under way end on the old one. A link lasts no longer than what it was opened with.
+        """
+        for peer, link in self._links:
+            if link.address and node in (None, peer):
+                self._carry_out(Dial(link.address))
+
+    def _certified_anew(self, node: NodeId) -> None:
+        """A peer says that its certificate lasts longer than it said."""
+        now = self._loop.time()
+        self._anew = {one: at for one, at in self._anew.items() if now - at < _ANEW_EVERY}
+        if node not in self._anew:
+            self._anew[node] = now
+            self.dial_anew(node)
 
     def unlinked(self, link: Link, node: NodeId) -> None:
         if self._links.remove(node, link):
@@ -179,7 +200,10 @@ class Mesh:
             if frame.op == Op.RECORD:
                 record = messages.decode_record(frame.body)
                 if record.id == node:
+                    known = self._membership.get(node)
                     self._handle(RecordHeard(record))
+                    if known and record.until > known.record.until:
+                        self._certified_anew(node)
             elif frame.op == Op.GOSSIP:
                 for sighting in messages.decode(frame.body, list[Sighting])[:_MAX_SIGHTINGS]:
                     self._handle(Sighted(sighting))

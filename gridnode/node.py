@@ -17,12 +17,12 @@ from gridnode.errors import LinkClosed, SandboxError
 from gridnode.event_stream import EventStreams
 from gridnode.events import Events
 from gridnode.fast_door import FastDoor
-from gridnode.files import node_key, write_durably
+from gridnode.files import write_durably
 from gridnode.finding import Finding
 from gridnode.gate import Gate
 from gridnode.gridfile import Card, parse_address
 from gridnode.http_stream import HttpStreams
-from gridnode.identity import issue_leaf
+from gridnode.identity import Credentials
 from gridnode.image_document import canonical
 from gridnode.kept_logs import KeptLogs
 from gridnode.keyed import Keyed
@@ -35,7 +35,6 @@ from gridnode.link.local import SOCKET, by_permission, listening_locally
 from gridnode.link.pool import BulkLinks, LinkPool
 from gridnode.link.protocol import Link
 from gridnode.link.server import BulkEnd, LinkServer
-from gridnode.link.tls import client_context, server_context
 from gridnode.logs import Logs
 from gridnode.membership import Membership, MembershipLimits
 from gridnode.mesh import Mesh
@@ -52,6 +51,7 @@ from gridnode.model import (
     Root,
 )
 from gridnode.operations import Operations, invokes, takes
+from gridnode.own_card import OwnCard
 from gridnode.own_log import read_own_log
 from gridnode.processes import Processes
 from gridnode.receipts import Receipts
@@ -91,11 +91,10 @@ class Node:
         self._settings = settings
         self._card = card
         make_private(settings.data_dir, "GRIDNODE_DATA_DIR")
-        self._credentials = issue_leaf(card, node_key(settings.data_dir / "node.key"), time.time())
-        self.id = self._credentials.node
-        self._gate = Gate(time.time, self._credentials.issuer, self._credentials.until)
-        self._server_context = server_context(self._credentials)
-        self._client_context = client_context(self._credentials)
+        self._own = OwnCard(card, settings.data_dir, time.time)
+        credentials = self._own.credentials
+        self.id = credentials.node
+        self._gate = Gate(time.time, credentials.issuer, credentials.until)
         self._link_limits = LinkLimits()
         self._terms = Terms(settings.call_timeout)
         limits = RouterLimits(settings.max_calls, settings.max_calls_size)
@@ -113,7 +112,8 @@ class Node:
             on_link=self._on_link,
             on_event=self._heard,
         )
-        self._finding = Finding(settings, card, self._credentials, self._mesh)
+        self._finding = Finding(settings, card, credentials, self._mesh)
+        self._own.on_renewed = self._on_renewed
         self._events = Events(
             card.labels,
             self._links.get,
@@ -170,7 +170,7 @@ class Node:
         addresses = tuple(address for address in given if address) or own_addresses(port)
         name, runtime = self._settings.name, self._settings.runtime
         numbers = int(now * 1000), 0, addresses, __version__, int(now)
-        return NodeRecord(self.id, name, *numbers, runtime=runtime, until=int(self._credentials.until))
+        return NodeRecord(self.id, name, *numbers, runtime=runtime, until=int(self._own.credentials.until))
 
     async def _open_pool(self, sandbox: DockerSandbox) -> Pool:
         settings = self._settings
@@ -226,6 +226,7 @@ class Node:
             self._secrets.follow,
             self._images.follow,
             self._gate.follow,
+            self._own.follow,
         )
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
@@ -242,6 +243,7 @@ class Node:
             self._logs.answer,
             self._images.here,
             self._scrub.answer,
+            lambda: self._own.card.issuer,
         )
         routes = invokes(self._keyed, self._router)
         events = takes(self._events, self._broadcasts) | self._exchange.takes()
@@ -260,7 +262,7 @@ class Node:
         host, port, limits = self._settings.listen, self._settings.port, self._link_limits
         with listening(host or "every address", port, "GRIDNODE_PORT"):
             new = partial(Link, self._server, limits, self._gate.identify)
-            self._door = Door(host, port, new, self._server_context, limits.hello_timeout)
+            self._door = Door(host, port, new, self._own.server_context, limits.hello_timeout)
         stack.callback(self._door.close)
         log.info("link listening", port=self._door.port)
         run_dir, group = self._settings.run_dir, self._settings.client_group
@@ -325,7 +327,7 @@ class Node:
     # -- what happens -----------------------------------------------------------------------------------------------
 
     async def _dial(self, address: Address, end: LinkEnd) -> Link:
-        return await dial(address, end, self._client_context, self._gate.identify, self._link_limits)
+        return await dial(address, end, self._own.client_context, self._gate.identify, self._link_limits)
 
     async def _bulk_link(self, node: NodeId) -> Link:
         main, member = self._links.get(node), self._mesh.get(node)
@@ -368,6 +370,12 @@ class Node:
 
     def _order_sequences(self) -> dict[str, int]:
         return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
+
+    def _on_renewed(self, credentials: Credentials) -> None:
+        self._gate.renew(credentials.until)
+        self._finding.renew(credentials)
+        self._mesh.update(at_once=True, until=int(credentials.until))
+        self._mesh.dial_anew()
 
     def _on_tasks(self) -> None:
         self._mesh.update(at_once=True, tasks=self._pool.tasks)

@@ -44,6 +44,7 @@ class Operations:
         logs: Callable[[bytes], Awaitable[bytes]],
         images: Answer,
         scrub: Callable[[bytes], Awaitable[bytes]],
+        issuer: Callable[[], str],
     ) -> None:
         self._me = me
         self._members = members
@@ -55,6 +56,7 @@ class Operations:
         self._logs = logs
         self._images = images
         self._scrub = scrub
+        self._issuer = issuer
 
     def table(self) -> dict[tuple[Role, int], Answer]:
         """Every control op a role may ask for; whatever is not here is refused."""
@@ -69,6 +71,7 @@ class Operations:
             (Role.OPERATOR, Op.LOGS): self._logs_of,
             (Role.OPERATOR, Op.IMAGES): self._images_of,
             (Role.OPERATOR, Op.SCRUB): self._scrub_of,
+            (Role.OPERATOR, Op.ISSUER): self._issuer_of,
             (Role.OPERATOR, Op.LEDGER_GET): self._ledger_get,
             (Role.OPERATOR, Op.LEDGER_PUT): self._ledger_put,
             (Role.OPERATOR, Op.CHUNKS_MISSING): lambda frame: self._chunks.missing(frame.body),
@@ -79,6 +82,7 @@ class Operations:
             (Role.NODE, Op.PROCESSES): self._processes.here,
             (Role.NODE, Op.LOGS): self._own_logs,
             (Role.NODE, Op.IMAGES): self._images,
+            (Role.NODE, Op.ISSUER): self._own_issuer,
             (Role.NODE, Op.SCRUB): lambda frame: self._scrub(frame.body),
         }
 
@@ -117,6 +121,14 @@ class Operations:
         if frame.name in ("", self._me):
             return await self._scrub(frame.body)
         return await self._ask(NodeId(frame.name), Op.SCRUB, frame.body)
+
+    async def _own_issuer(self, frame: Frame) -> bytes:
+        return self._issuer().encode()
+
+    async def _issuer_of(self, frame: Frame) -> bytes:
+        if frame.name in ("", self._me):
+            return await self._own_issuer(frame)
+        return await self._ask(NodeId(frame.name), Op.ISSUER)
 
     async def _ask(self, node: NodeId, op: Op, body: bytes = b"") -> bytes:
         """A peer's answer; NodeNotFound when it is not linked, CallTimeout when there is none in time."""

@@ -62,6 +62,7 @@ class Op(enum.IntEnum):
     LOGS = 5
     IMAGES = 6
     BROADCAST = 7
+    ISSUER = 8
     LEDGER_PUT = 10
     LEDGER_GET = 11
     LEDGER_DIGEST = 12

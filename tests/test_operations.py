@@ -1,5 +1,6 @@
 """Who may ask a node what: the table, over the real link server."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from gridnode.errors import (
 )
 from gridnode.ledger import Document, encode_documents
 from gridnode.link.protocol import Link
-from gridnode.link.server import LinkServer
+from gridnode.link.server import LinkServer, Take
 from gridnode.messages import OWN_LOG, CallMeta, Hello, LogQuery
 from gridnode.model import (
     Invocation,
@@ -35,6 +36,7 @@ from gridnode.model import (
     TaskName,
 )
 from gridnode.operations import Operations, invokes, takes
+from gridnode.sync.exchange import Exchange
 from gridnode.wire import Frame, Kind, Op
 from tests.fakes.peers import ALICE, BOB, OPERATOR, USER, End, Hop, hop, until
 
@@ -63,6 +65,9 @@ ALLOWED = {
     (Role.OPERATOR, Op.BROADCAST),
     (Role.OPERATOR, Op.PUBLISH),
     (Role.OPERATOR, Op.SUBSCRIBE),
+    (Role.OPERATOR, Op.ISSUER),
+    (Role.NODE, Op.ISSUER),
+    (Role.NODE, Op.PIECE_GET),
     (Role.NODE, Op.IMAGES),
     (Role.OPERATOR, Op.SCRUB),
     (Role.NODE, Op.SCRUB),
@@ -141,6 +146,7 @@ class House:
             self.lines,
             self.images,
             self.scrub,
+            lambda: "issuer",
         )
 
     def record(self) -> NodeRecord:
@@ -170,7 +176,7 @@ async def place(house: House, tmp_path: Path) -> AsyncIterator[Hop]:
     everything = cast(Any, house)
     table, ways = house.operations().table(), invokes(everything, everything)
     front = cast(Any, Front())
-    server = LinkServer(house, table, ways, lambda task: 9.0, 60.0, takes(front, front))
+    server = LinkServer(house, table, ways, lambda task: 9.0, 60.0, takes(front, front) | pieces(house))
     async with hop("tls", server, tmp_path) as place:
         yield place
 
@@ -200,6 +206,39 @@ async def test_each_role_may_ask_exactly_this(place: Hop, role: Role) -> None:
         else:
             with pytest.raises(Forbidden):
                 await asked
+
+
+async def test_the_documented_matrix_is_the_one_that_nodes_go_by(house: House) -> None:
+    everything, front = cast(Any, house), cast(Any, Front())
+    allowed = {*house.operations().table(), *takes(front, front), *pieces(house)}
+    allowed |= {(role, Op.INVOKE) for role in invokes(everything, everything)}
+    assert documented() == {(role, Op(op)) for role, op in allowed}
+
+
+def pieces(house: House) -> dict[tuple[Role, int], Take]:
+    """Who may ask for pieces, each answered at once."""
+    everything = cast(Any, house)
+    return dict.fromkeys(Exchange(everything, everything, everything).takes(), Front().take)
+
+
+def documented() -> set[tuple[Role, Op]]:
+    """The matrix of docs/security.md."""
+    text = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    head, _, *rows = [
+        line for line in text.splitlines() if line.startswith(("| op |", "|---|---|---|---|---|---|", "| `"))
+    ]
+    roles = [Role(cell.strip()) for cell in head.split("|")[3:-1]]
+    found = set()
+    for row in rows:
+        ops, _, *cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert len(cells) == len(roles)
+        found |= {
+            (role, Op[op])
+            for role, cell in zip(roles, cells, strict=True)
+            if cell
+            for op in re.findall(r"`(\w+)`", ops)
+        }
+    return found
 
 
 def test_a_program_of_the_same_machine_sees_nodes_and_calls_tasks_only(house: House) -> None:
@@ -296,6 +335,8 @@ class Far:
             return b"their images"
         if op is Op.SCRUB:
             return b"their scrub " + body
+        if op is Op.ISSUER:
+            return b"their issuer"
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -322,6 +363,8 @@ async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> Non
     assert await link.request(Op.LOGS, b"x", name=ALICE.node) == b"lines x"
     assert await link.request(Op.LOGS, b"x", name=BOB.node) == b"their lines x"
     assert await link.request(Op.IMAGES, name=BOB.node) == b"their images"
+    assert await link.request(Op.ISSUER) == b"issuer"
+    assert await link.request(Op.ISSUER, name=BOB.node) == b"their issuer"
     assert await link.request(Op.SCRUB, b"x") == b"scrub x"
     assert await link.request(Op.SCRUB, b"x", name=BOB.node) == b"their scrub x"
     with pytest.raises(NodeNotFound):

@@ -52,15 +52,15 @@ def test_a_node_that_drains() -> None:
     [
         ("alive", 0, []),
         ("alive", 1000 + WARN_WITHIN, []),
-        ("alive", 999 + WARN_WITHIN, ["ends in 29d 23h"]),
-        ("alive", 999, ["has ended"]),
+        ("alive", 999 + WARN_WITHIN, ["ends in 29d 23h; `gridctl renew` makes it last longer"]),
+        ("alive", 999, ["has ended; `gridctl provision` brings another"]),
         ("dead", 999, []),
     ],
 )
 def test_nodes_whose_card_ends_are_named(state: str, until: int, said: list[str]) -> None:
     one = member(state)
     one = replace(one, record=replace(one.record, until=until))
-    expected = [f"warning: the card of n1 {text}; `gridctl provision` brings another" for text in said]
+    expected = [f"warning: the card of n1 {text}" for text in said]
     assert expiring([one], 1000.0) == expected
     assert as_fields(one)["card_until"] == (until or None)
 
