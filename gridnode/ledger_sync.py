@@ -27,6 +27,7 @@ from gridnode.ledger import (
 )
 from gridnode.link.protocol import Link
 from gridnode.model import NodeId, Order, Release
+from gridnode.node_document import NODE, open_node_order
 from gridnode.revocation import REVOCATION, open_revocation
 from gridnode.wire import Frame, Op
 
@@ -40,6 +41,7 @@ _CHECKS: dict[str, Callable[[Document], object]] = {
     SECRET: open_sealed,
     IMAGE: open_image,
     REVOCATION: open_revocation,
+    NODE: open_node_order,
 }
 """What an operator may put is what this version can read, of the kinds it knows."""
 
@@ -61,6 +63,7 @@ class LedgerSync:
         on_secrets: Callable[[list[Document]], None] = lambda documents: None,
         on_images: Callable[[list[Document]], None] = lambda documents: None,
         on_revocations: Callable[[list[Document]], None] = lambda documents: None,
+        on_node_orders: Callable[[list[Document]], None] = lambda documents: None,
     ) -> None:
         self._path = path
         self._verified = verified
@@ -71,6 +74,7 @@ class LedgerSync:
         self._on_secrets = on_secrets
         self._on_images = on_images
         self._on_revocations = on_revocations
+        self._on_node_orders = on_node_orders
         self._ledger = Ledger()
         self._saving = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
@@ -152,6 +156,7 @@ class LedgerSync:
 
     def _follow(self) -> None:
         self._on_revocations(self._ledger.documents(REVOCATION))
+        self._on_node_orders(self._ledger.documents(NODE))
         self._on_secrets(self._ledger.documents(SECRET))
         self._on_images(self._ledger.documents(IMAGE))
         self._on_orders(self.orders)

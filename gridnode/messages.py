@@ -18,6 +18,9 @@ CHUNKS_PUT      tuple[ChunkPart]            -                           operator
 CHUNKS_GET      tuple[ChunkHash]            tuple[ChunkPart]            operator, node
 SCRUB           SCRUB_START or nothing      ScrubReport                 operator, node
 PIECE_GET       PieceGet                    PieceParts                  node
+DOCTOR          -                           Diagnosis                   operator, node
+PING            -                           -                           operator, node
+ROUND_TRIPS     how many or nothing         tuple[RoundTrip]            operator, node
 PUBLISH         list[(topic, JSON)]         list[int]: how many listen  operator, local
 PUBLISH         JSON, named by topic        JSON: how many listen       a sandbox, of its node
 SUBSCRIBE       list[pattern]               - until it is given up      operator, user, local

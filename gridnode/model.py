@@ -220,9 +220,10 @@ class Runtime(msgspec.Struct, frozen=True):
 class NodeRecord(msgspec.Struct, frozen=True):
     """What a node says of itself; a higher (incarnation, version of record) replaces a lower one.
 
-    draining: it is about to go and takes no new calls. interest: the version of what it listens to.
+    draining: it takes no new calls, for it is about to go, or an operator wants none there.
+    interest: the version of what it listens to.
     runtime: what its Python tasks run on, where they name no image; unknown of a node that is older.
-    until: unix seconds when its card ends, 0 of a node that is older.
+    until: unix seconds when its card ends, 0 of a node that is older. drained: it drains because an operator says so.
     """
 
     id: NodeId
@@ -239,6 +240,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     interest: int = 0
     runtime: Runtime | None = None
     until: int = 0
+    drained: bool = False
 
 
 class MemberState(enum.StrEnum):

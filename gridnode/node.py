@@ -13,6 +13,7 @@ from gridnode import __version__
 from gridnode.api import Api
 from gridnode.broadcast import Broadcasts
 from gridnode.discovery.interfaces import own_addresses
+from gridnode.doctor import Doctor, Look
 from gridnode.errors import LinkClosed, SandboxError
 from gridnode.event_stream import EventStreams
 from gridnode.events import Events
@@ -37,6 +38,7 @@ from gridnode.link.protocol import Link
 from gridnode.link.server import BulkEnd, LinkServer
 from gridnode.link.tls import client_context, server_context
 from gridnode.logs import Logs
+from gridnode.looks import looks
 from gridnode.membership import Membership, MembershipLimits
 from gridnode.mesh import Mesh
 from gridnode.messages import MAX_LOG_SIZE
@@ -51,24 +53,24 @@ from gridnode.model import (
     ReleaseStatus,
     Root,
 )
+from gridnode.node_orders import NodeOrders
 from gridnode.operations import Operations, invokes, takes
 from gridnode.own_log import read_own_log
 from gridnode.processes import Processes
 from gridnode.receipts import Receipts
 from gridnode.room import Room
+from gridnode.round_trips import RoundTrips
 from gridnode.router import Router, RouterLimits, Target
 from gridnode.sandbox.docker import DockerSandbox
 from gridnode.sandbox.docker_images import DockerImages
 from gridnode.sandbox.nested import Onward
 from gridnode.sandbox.place import Place
 from gridnode.sandbox.pool import Pool
-from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.runtime_files import lay_out
 from gridnode.sandbox.spec import SANDBOX_USER
-from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.secrets import Secrets
 from gridnode.settings import Settings
-from gridnode.start import listening, make_private
+from gridnode.start import listening, make_private, own_name, pool_limits
 from gridnode.sync.disk import ReleaseDisk
 from gridnode.sync.exchange import Exchange
 from gridnode.sync.images import ImageLimits, Images
@@ -93,6 +95,7 @@ class Node:
         make_private(settings.data_dir, "GRIDNODE_DATA_DIR")
         self._credentials = issue_leaf(card, node_key(settings.data_dir / "node.key"), time.time())
         self.id = self._credentials.node
+        self._name = own_name(settings, self.id)
         self._gate = Gate(time.time, self._credentials.issuer, self._credentials.until)
         self._server_context = server_context(self._credentials)
         self._client_context = client_context(self._credentials)
@@ -102,7 +105,7 @@ class Node:
         self._router = Router(self._targets, limits, self._terms.is_idempotent)
         self._secrets = Secrets(card.network_key, SANDBOX_USER)
         self._links = LinkPool(self.id, settings.silent_after)
-        self._bulk = BulkLinks(lambda address: self._dial(address, BulkEnd()))
+        self._bulk = BulkLinks(self._dial_bulk)
         membership = Membership(self.id, MembershipLimits(suspect_after=settings.suspect_after))
         self._mesh = Mesh(
             self._record(settings.port),
@@ -114,6 +117,7 @@ class Node:
             on_event=self._heard,
         )
         self._finding = Finding(settings, card, self._credentials, self._mesh)
+        self._orders = NodeOrders(self.id, self._on_drain, self._on_forget)
         self._events = Events(
             card.labels,
             self._links.get,
@@ -146,9 +150,9 @@ class Node:
             self._transfers = Transfers(asyncio.get_running_loop().time, settings.upload_quiet)
             self._sweep = ChunkSweep(store, self._transfers, self._roots)
             self._exchange = Exchange(store, self._mesh.tell, self._links.get)
-            engine = DockerImages()
-            stack.callback(engine.close)
-            self._images = self._open_images(engine, store)
+            self._engine = DockerImages()
+            stack.callback(self._engine.close)
+            self._images = self._open_images(self._engine, store)
             fetcher = self._fetcher(store)
             self._scrub = Scrub(store, lambda root: fetcher(lambda have, total: None).run(root), self._roots)
             store.on_invalid = self._scrub.found_bad
@@ -168,23 +172,12 @@ class Node:
         now = time.time()
         given = [parse_address(text) for text in self._settings.advertise]
         addresses = tuple(address for address in given if address) or own_addresses(port)
-        name, runtime = self._settings.name, self._settings.runtime
+        name, runtime = self._name.text, self._settings.runtime
         numbers = int(now * 1000), 0, addresses, __version__, int(now)
         return NodeRecord(self.id, name, *numbers, runtime=runtime, until=int(self._credentials.until))
 
     async def _open_pool(self, sandbox: DockerSandbox) -> Pool:
         settings = self._settings
-        limits = PoolLimits(
-            max_queued=settings.max_queued,
-            max_queued_size=settings.max_queued_size,
-            cancel_grace=settings.cancel_grace,
-            stop_grace=settings.stop_grace,
-            drain_timeout=settings.drain_timeout,
-            adopt_timeout=settings.adopt_timeout,
-            restarts=RestartPolicy(settings.restart_first, settings.restart_last),
-            start_timeout=settings.start_timeout,
-            starts_at_once=settings.starts_at_once,
-        )
         image = settings.sandbox_image or await sandbox.own_image()
         if not image:
             raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
@@ -192,9 +185,9 @@ class Node:
         make_private(run_dir, "GRIDNODE_RUN_DIR")
         runtimes = await asyncio.to_thread(lay_out, settings.data_dir / "runtimes")
         secret_files, node_image = self._secrets.mount, settings.node_image
-        place = Place(self.id, settings.name, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
+        place = Place(self.id, self._name.text, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
         onward = Onward(self._router.route, self._terms.timeout, self._events.publish)
-        pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks, onward)
+        pool = Pool(place, self._card.labels, sandbox, pool_limits(settings), self._on_tasks, onward)
         await pool.find()
         return pool
 
@@ -223,6 +216,7 @@ class Node:
             self._secrets.follow,
             self._images.follow,
             self._gate.follow,
+            self._orders.follow,
         )
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
@@ -239,11 +233,17 @@ class Node:
             self._logs.answer,
             self._images.here,
             self._scrub.answer,
+            Doctor(self._looks()).answer,
+            RoundTrips(self.id, self._mesh.members, self._links.get).answer,
         )
         routes = invokes(self._keyed, self._router)
         events = takes(self._events, self._broadcasts) | self._exchange.takes()
         longest, on_seen = self._settings.max_call_timeout, self._finding.seen_at
         return LinkServer(self._mesh, operations.table(), routes, self._terms.timeout, longest, events, on_seen)
+
+    def _looks(self) -> dict[str, Look]:
+        image, ledger = self._pool.image, self._ledger
+        return looks(self._settings, self._finding, self._mesh, self._engine, image, ledger, self._dial_bulk)
 
     def _fetcher(self, store: DiskChunkStore) -> Callable[[Progress], Fetch]:
         sources = Sources(lambda: [record.id for record, _ in self._mesh.alive()], self._bulk_link)
@@ -295,8 +295,8 @@ class Node:
                 group.create_task(self._images.run(), name="images"),
                 group.create_task(self._sweep.run(), name="sweep-chunks"),
                 group.create_task(self._scrub.run(), name="scrub"),
+                group.create_task(self._finding.run(), name="finding"),
             ]
-            jobs.append(group.create_task(self._finding.run(), name="finding"))
             await self._finding.start(stack)  # announcing takes a second or two: what served before serves meanwhile
             await stop.wait()
             jobs[0].cancel()
@@ -323,6 +323,9 @@ class Node:
 
     async def _dial(self, address: Address, end: LinkEnd) -> Link:
         return await dial(address, end, self._client_context, self._gate.identify, self._link_limits)
+
+    async def _dial_bulk(self, address: Address) -> Link:
+        return await self._dial(address, BulkEnd())
 
     async def _bulk_link(self, node: NodeId) -> Link:
         main, member = self._links.get(node), self._mesh.get(node)
@@ -366,6 +369,14 @@ class Node:
     def _order_sequences(self) -> dict[str, int]:
         return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
 
+    def _on_drain(self, wanted: bool) -> None:
+        self._pool.hold(wanted)
+        self._mesh.update(True, draining=self._pool.is_draining, drained=wanted, load=self._pool.load)
+
+    def _on_forget(self, node: NodeId, incarnation: int) -> None:
+        self._mesh.forget(node, incarnation)
+        self._finding.forget(node)
+
     def _on_tasks(self) -> None:
         self._mesh.update(at_once=True, tasks=self._pool.tasks)
 
@@ -381,6 +392,8 @@ class Node:
     async def _report_load(self) -> None:
         while True:
             self._mesh.update(load=self._pool.load)
+            self._mesh.update(name=self._name.compare(self._mesh.record(), [one for one, _ in self._mesh.alive()]))
+            self._orders.tick()
             self._gate.tick()
             self._server.tick(asyncio.get_running_loop().time())
             self._events.compare(record for record, _ in self._mesh.alive())

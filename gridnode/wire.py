@@ -80,6 +80,9 @@ class Op(enum.IntEnum):
     EVENTS = 42
     INTEREST = 43
     INTEREST_ASK = 44
+    DOCTOR = 50
+    PING = 51
+    ROUND_TRIPS = 52
 
 
 class Frame(NamedTuple):

@@ -87,11 +87,17 @@ class Pool:
         self._drains: dict[asyncio.Task[None], Prepared] = {}
         self._found: dict[InstanceId, Held] = {}
         self._adopting: dict[InstanceId, str] = {}
-        self._draining = False
+        self._refuses = ""
+        self._held = False
 
     @property
     def release(self) -> Release | None:
         return self._serving.release if self._serving else None
+
+    @property
+    def image(self) -> str:
+        """Of Python tasks that name none."""
+        return self._place.image
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:
@@ -106,8 +112,8 @@ class Pool:
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run the call on the instance that serves its task."""
-        if self._draining:
-            error = NotReady(f"{self._place.name} is going down")
+        if self._refuses or self._held:
+            error = NotReady(f"{self._place.name} {self._refuses or 'is drained'}")
             done(Outcome(error=error, node=self._place.node, started=False))
             return nothing_to_cancel
         if not self._serving:
@@ -216,8 +222,17 @@ class Pool:
             await asyncio.wait(self._drains)
 
     def drain(self) -> None:
-        """Let no more calls in: they are for other nodes."""
-        self._draining = True
+        """Let no more calls in, for good: they are for other nodes."""
+        self._refuses = "is going down"
+
+    def hold(self, held: bool) -> None:
+        """Let no calls in for as long as an operator wants none here; those inside finish."""
+        self._held = held
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no new calls."""
+        return bool(self._refuses) or self._held
 
     async def finished(self) -> None:
         """Wait until no call is inside, for at most drain_timeout."""
