@@ -8,6 +8,7 @@ from gridctl.author import author
 from gridctl.links import Links
 from gridnode import messages
 from gridnode.audit import AUDIT, AuditEntry, open_audit, sign_audit
+from gridnode.diagnosis import Diagnosis, RoundTrip, decode_diagnosis, decode_round_trips
 from gridnode.errors import Forbidden, LedgerError, LinkClosed, SignatureInvalid
 from gridnode.identity import NONCE_SIZE, Authority, host_prefix, public_key_of, seal_secret
 from gridnode.image_document import IMAGE, open_image, sign_image
@@ -39,6 +40,7 @@ from gridnode.model import (
     Release,
     ReleaseReport,
 )
+from gridnode.node_document import NODE, NodeOrder, open_node_order, sign_node_order
 from gridnode.revocation import REVOCATION, Revocation, open_revocation, sign_revocation
 from gridnode.wire import Op
 
@@ -145,6 +147,29 @@ class Control:
         sequence = known[1] + 1 if known else 1
         await self._put(sign_revocation(key, prefix, revocation, sequence))
         return sequence
+
+    async def node_orders(self) -> dict[str, tuple[NodeOrder, int]]:
+        """What operators want of nodes, and the sequence of each document, by id."""
+        documents = await self.documents(NODE)
+        return {document.name: (open_node_order(document), document.sequence) for document in documents}
+
+    async def put_node_order(self, node: NodeId, order: NodeOrder, sequence: int) -> None:
+        """Sign what is wanted of a node and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_node_order(self._authority.deploy_key, node, order, sequence))
+
+    async def diagnose(self, node: NodeId) -> Diagnosis:
+        """What one node finds when it looks at itself."""
+        return decode_diagnosis(await self._ask(Op.DOCTOR, name=node))
+
+    async def round_trips(self, node: NodeId, count: int = 1) -> tuple[RoundTrip, ...]:
+        """How long questions take from that node to every other and back."""
+        return decode_round_trips(await self._ask(Op.ROUND_TRIPS, messages.encode(count), name=node))
+
+    async def ping(self, node: NodeId) -> float:
+        """Seconds to that node and back, through the one we are linked to."""
+        began = time.perf_counter()
+        await self._ask(Op.PING, name=node)
+        return time.perf_counter() - began
 
     async def image_status(self, node: NodeId) -> list[ImageStatus]:
         """How far one node is with each image."""

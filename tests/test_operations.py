@@ -67,6 +67,7 @@ ALLOWED = {
     (Role.OPERATOR, Op.SCRUB),
     (Role.NODE, Op.SCRUB),
     (Role.NODE, Op.LOGS),
+    *((role, op) for role in (Role.OPERATOR, Role.NODE) for op in (Op.DOCTOR, Op.PING, Op.ROUND_TRIPS)),
     (Role.NODE, Op.PROCESSES),
     (Role.NODE, Op.INVOKE),
     (Role.NODE, Op.CHUNKS_GET),
@@ -141,6 +142,8 @@ class House:
             self.lines,
             self.images,
             self.scrub,
+            self.here,
+            self.here,
         )
 
     def record(self) -> NodeRecord:
@@ -296,6 +299,8 @@ class Far:
             return b"their images"
         if op is Op.SCRUB:
             return b"their scrub " + body
+        if op is Op.PING:
+            return b"their pong"
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -323,6 +328,10 @@ async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> Non
     assert await link.request(Op.LOGS, b"x", name=BOB.node) == b"their lines x"
     assert await link.request(Op.IMAGES, name=BOB.node) == b"their images"
     assert await link.request(Op.SCRUB, b"x") == b"scrub x"
+    assert await link.request(Op.DOCTOR) == b"here "
+    assert await link.request(Op.ROUND_TRIPS, name=ALICE.node) == b"here " + ALICE.node.encode()
+    assert await link.request(Op.PING) == b""
+    assert await link.request(Op.PING, name=BOB.node) == b"their pong"
     assert await link.request(Op.SCRUB, b"x", name=BOB.node) == b"their scrub x"
     with pytest.raises(NodeNotFound):
         await link.request(Op.LOGS, b"x", name="c" * 40)

@@ -113,7 +113,8 @@ class Pool:
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run the call on the instance that serves its task."""
         if self._refuses or self._held:
-            error = NotReady(f"{self._place.name} {self._refuses or 'is drained'}")
+            hint = None if self._refuses else f"`gridctl undrain {self._place.name}` has it take calls again"
+            error = NotReady(f"{self._place.name} {self._refuses or 'is drained'}", hint=hint)
             done(Outcome(error=error, node=self._place.node, started=False))
             return nothing_to_cancel
         if not self._serving:
