@@ -88,7 +88,7 @@ async def look_at_images(engine: Engine, own: str, node_image: str, tasks: Seque
 async def look_at_peers(
     peers: Sequence[tuple[NodeRecord, Link]], dial: Callable[[Address], Awaitable[Link]], port: int
 ) -> list[Check]:
-    """Whether those that are linked can be dialled: one that we dialled can, others are tried."""
+    """Whether those that are linked can be dialled now, too."""
     turns = asyncio.Semaphore(_DIALS_AT_ONCE)
 
     async def way(record: NodeRecord, link: Link) -> Reach:
@@ -99,8 +99,6 @@ async def look_at_peers(
 
 
 async def _way(record: NodeRecord, link: Link, dial: Callable[[Address], Awaitable[Link]]) -> Reach:
-    if link.address:
-        return Reach(record.name, record.addresses)
     error = "it tells no address"
     for address in record.addresses[:2]:
         try:
