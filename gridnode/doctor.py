@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 PATIENCE: Final = 4.0
 """Seconds for one look: who asks a node for another's diagnosis waits 5."""
+FRESH: Final = 1.0
+"""Seconds for which what was found is told to others who ask."""
 MAX_PEERS: Final = 32
 _DIALS_AT_ONCE: Final = 8
 _DIAL_WITHIN: Final = 1.5
@@ -41,13 +43,19 @@ class Doctor:
 
     def __init__(self, looks: Mapping[str, Look]) -> None:
         self._looks = looks
+        self._turn = asyncio.Lock()
+        self._checks: tuple[Check, ...] = ()
+        self._fresh_until = 0.0
 
     async def answer(self, frame: Frame) -> bytes:
-        """DOCTOR: this node's Diagnosis."""
+        """DOCTOR: this node's Diagnosis. Many who ask at once make it look once."""
         now, began = time.time_ns(), time.perf_counter_ns()
-        found = await asyncio.gather(*(self._run(subject, look) for subject, look in self._looks.items()))
-        checks = tuple(check for checks in found for check in checks)
-        return messages.encode(Diagnosis(now, time.perf_counter_ns() - began, checks))
+        async with self._turn:
+            if time.monotonic() >= self._fresh_until:
+                found = await asyncio.gather(*(self._run(subject, look) for subject, look in self._looks.items()))
+                self._checks = tuple(check for checks in found for check in checks)
+                self._fresh_until = time.monotonic() + FRESH
+        return messages.encode(Diagnosis(now, time.perf_counter_ns() - began, self._checks))
 
     @staticmethod
     async def _run(subject: str, look: Look) -> Sequence[Check]:

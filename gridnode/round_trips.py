@@ -16,6 +16,7 @@ __all__ = ["RoundTrips", "pong"]
 
 PATIENCE: Final = 1.0
 """Seconds for one of them."""
+_AT_ONCE: Final = 4
 LONGEST: Final = 4.0
 """Seconds for all to one peer."""
 
@@ -32,12 +33,14 @@ class RoundTrips:
         self._me = me
         self._members = members
         self._peer = peer
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def answer(self, frame: Frame) -> bytes:
         """ROUND_TRIPS: to every peer that has not left, side by side, as many as the body says."""
         count = decode_count(frame.body)
         peers = [row for row in self._members() if row.record.id != self._me and row.state is not MemberState.LEFT]
-        return messages.encode(await asyncio.gather(*(self._to(row, count) for row in peers)))
+        async with self._turns:
+            return messages.encode(await asyncio.gather(*(self._to(row, count) for row in peers)))
 
     async def _to(self, member: Member, count: int) -> RoundTrip:
         record, clock = member.record, time.perf_counter  # the loop's own clock counts milliseconds

@@ -72,6 +72,21 @@ async def test_a_look_that_fails_or_hangs_leaves_the_others_alone(monkeypatch: p
     assert found.took > 0
 
 
+async def test_many_who_ask_at_once_make_it_look_once() -> None:
+    count = 0
+
+    async def look() -> list[Check]:
+        nonlocal count
+        count += 1
+        await asyncio.sleep(0)
+        return [Check("disk", OK, "fine")]
+
+    one = Doctor({"disk": look})
+    answers = await asyncio.gather(*(one.answer(ASKED) for _ in range(50)))
+    assert count == 1
+    assert all(decode_diagnosis(answer).checks[0].said == "fine" for answer in answers)
+
+
 # -- the engine -----------------------------------------------------------------------------------------------------
 
 
