@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from gridctl.new import card_text, load_gridfile
 from integration import engine, project
 from integration.conftest import PATIENCE, is_active
 from integration.grid import Grid, until
-from integration.node import Node
+from integration.node import Load, Node
 
 NAMES = {"node-1", "node-2", "node-3"}
 DAY = 86_400.0
@@ -66,36 +67,35 @@ def test_nodes_are_listed_with_all_there_is_to_know(grid: Grid) -> None:
 
 
 def test_a_drained_node_finishes_its_calls_and_stays_drained_over_a_restart(grid: Grid) -> None:
-    node = grid.nodes["node-2"]
-    until(lambda: grid.gridctl("invoke", "probe.version", "--node", "node-2").returncode == 0, PATIENCE, "it serves")
-    with grid.nodes["node-1"].load("probe.version", jobs=4) as load:
-        until(lambda: load.nodes["node-2"] > 20, PATIENCE, "calls on node-2")
-        with node.load("probe.nap", b"2", jobs=1) as naps:
-            until(lambda: row(grid, "node-2")["load"]["in_flight"] > 0, PATIENCE, "a nap on node-2")
+    def serves_again() -> bool:
+        here = row(grid, "node-2")
+        return bool(here) and here["state"] == "alive" and is_active(here, row(grid, "node-1")["release"]["root"])
+
+    with ThreadPoolExecutor(1) as aside:
+        nap = aside.submit(grid.gridctl, "invoke", "probe.nap", "-d", "4", "--node", "node-2")
+        until(lambda: row(grid, "node-2")["load"]["in_flight"] == 1, PATIENCE, "a nap on node-2")
+        with grid.nodes["node-1"].load("probe.version", jobs=4) as load:
+            until(lambda: load.nodes["node-2"] > 20, PATIENCE, "calls on node-2")
             done = said(grid, "drain", "node-2")["nodes"][0]
             assert (done["done"], done["calls"]) == (True, 0)
-            before, total = load.nodes["node-2"], load.statuses[200]
-            until(lambda: load.statuses[200] > total + 200, PATIENCE, "calls go on elsewhere")
-            assert load.nodes["node-2"] == before
-        assert set(naps.statuses) == {200}
-        grid.restart(node)
-        until(
-            lambda: (
-                row(grid, "node-2").get("release")
-                and is_active(row(grid, "node-2"), row(grid, "node-1")["release"]["root"])
-            ),
-            PATIENCE,
-            "it is back",
-        )
-        assert (row(grid, "node-2")["state"], row(grid, "node-2")["drained"]) == ("alive", True)
-        total = load.statuses[200]
-        until(lambda: load.statuses[200] > total + 200, PATIENCE, "calls go on elsewhere")
-        assert load.nodes["node-2"] == before
-        assert "drained" in grid.gridctl("ls").stdout
-        said(grid, "undrain", "node-2")
-        until(lambda: load.nodes["node-2"] > before + 20, PATIENCE, "calls on node-2 again")
+            assert nap.result(PATIENCE).stdout.strip() == '"slept"'
+            before = load.nodes["node-2"]
+            goes_on_elsewhere(load, before)
+            grid.restart(grid.nodes["node-2"])
+            until(serves_again, PATIENCE, "it is back")
+            assert row(grid, "node-2")["drained"] is True
+            assert " drained " in grid.gridctl("ls").stdout
+            goes_on_elsewhere(load, before)
+            said(grid, "undrain", "node-2")
+            until(lambda: load.nodes["node-2"] > before + 20, PATIENCE, "calls on node-2 again")
     assert set(load.statuses) == {200}, load.errors
-    grid.disturbed = False
+
+
+def goes_on_elsewhere(load: Load, before: int) -> None:
+    """Calls go on, and none to the drained node, which had had so many."""
+    total = load.statuses[200]
+    until(lambda: load.statuses[200] > total + 200, PATIENCE, "calls go on elsewhere")
+    assert load.nodes["node-2"] == before
 
 
 def test_a_dead_node_is_forgotten_everywhere_and_a_living_one_is_not(grid: Grid, extra: list[Node]) -> None:
@@ -108,9 +108,8 @@ def test_a_dead_node_is_forgotten_everywhere_and_a_living_one_is_not(grid: Grid,
     assert said(grid, "forget", "late") == {"schema": 1, "id": late.id, "name": "late", "was": "dead"}
 
     def known() -> set[str]:
-        rows = [
-            one for node in grid.nodes.values() if node.running for one in node.http("GET", "/v1/nodes").json["nodes"]
-        ]
+        running = [node for node in grid.nodes.values() if node.running]
+        rows = [one for node in running for one in node.http("GET", "/v1/nodes").json["nodes"]]
         return {one["record"]["name"] for one in rows}
 
     until(lambda: known() == NAMES, PATIENCE, "nobody knows it")
@@ -143,15 +142,14 @@ def test_faults_are_found_where_they_are(grid: Grid, extra: list[Node]) -> None:
     extra += [lame, nameless]
     inside(lame, "umount", "/run/docker.sock", namespace="-m")
     inside(lame, "iptables", "-I", "INPUT", "-p", "tcp", "--dport", "7400", "--syn", "-j", "DROP")
-    name = until(
-        lambda: next(iter({one["name"] for one in grid.members()} - NAMES - {"lame"}), ""), PATIENCE, "5 nodes"
-    )
+    others = NAMES | {"lame"}
+    name = until(lambda: "".join({one["name"] for one in grid.members()} - others), PATIENCE, "the fifth node")
     assert name.count("-") == 1
     assert (nameless.directory / "data" / "name").read_text() == f"{name}\n"
     until(lambda: row(grid, "lame").get("state") == "alive", PATIENCE, "it is linked")
     found = wrong(grid)
     print(grid.gridctl("doctor").stdout)
-    assert set(found["lame"]) == {"disk", "card", "engine"} | set(found["lame"])
+    assert set(found["lame"]) >= {"disk", "card", "engine"}
     assert "no container engine answers" in found["lame"]["engine"]
     assert all("lame cannot be dialled from here" in found[one]["ports"] for one in (*NAMES, name))
     assert "seeds" in found["grid"]
