@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "start": _Entry("gridctl.orders", "Run a stopped task again."),
     "secret": _Entry("gridctl.secret", "Keep passwords and keys for tasks."),
     "image": _Entry("gridctl.image", "Ship container images to every node, without a registry."),
+    "files": _Entry("gridctl.files", "Keep directories on every node, for tasks to read."),
     "logs": _Entry("gridctl.logs", "Show what tasks print, of all nodes."),
     "doctor": _Entry("gridctl.doctor", "Find what is wrong with the grid, and say what to do."),
     "completion": _Entry("gridctl.version", "Print the completion script for a shell."),

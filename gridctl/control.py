@@ -10,6 +10,7 @@ from gridnode import messages
 from gridnode.audit import AUDIT, AuditEntry, open_audit, sign_audit
 from gridnode.diagnosis import Diagnosis, RoundTrip, decode_diagnosis, decode_round_trips
 from gridnode.errors import Forbidden, LedgerError, LinkClosed, SignatureInvalid
+from gridnode.files_document import FILES, open_files, sign_files
 from gridnode.identity import NONCE_SIZE, Authority, host_prefix, public_key_of, seal_secret
 from gridnode.image_document import IMAGE, open_image, sign_image
 from gridnode.ledger import (
@@ -32,6 +33,7 @@ from gridnode.link.protocol import Link
 from gridnode.messages import SCRUB_START, ChunkPart, LogQuery, LogReply, ProcessReport, ScrubReport
 from gridnode.model import (
     ChunkHash,
+    FileSet,
     Image,
     ImageStatus,
     Member,
@@ -170,6 +172,19 @@ class Control:
         began = time.perf_counter()
         await self._ask(Op.PING, name=node)
         return time.perf_counter() - began
+
+    async def files(self) -> dict[str, tuple[FileSet | None, int]]:
+        """The directories that the grid keeps, None for removed ones, and the sequence of each, by name."""
+        documents = await self.documents(FILES)
+        return {document.name: (open_files(document), document.sequence) for document in documents}
+
+    async def put_files(self, name: str, files: FileSet | None, sequence: int) -> None:
+        """Sign a directory, None to remove it, and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_files(self._authority.deploy_key, name, files, sequence))
+
+    async def files_status(self, node: NodeId) -> list[ImageStatus]:
+        """How far one node is with each directory."""
+        return messages.decode(await self._ask(Op.FILES, name=node), list[ImageStatus])
 
     async def image_status(self, node: NodeId) -> list[ImageStatus]:
         """How far one node is with each image."""

@@ -8,6 +8,7 @@ import structlog
 
 from gridnode.audit import check_pair
 from gridnode.errors import GridError, LedgerError
+from gridnode.files_document import FILES, open_files
 from gridnode.image_document import IMAGE, open_image
 from gridnode.ledger import (
     CURRENT,
@@ -42,6 +43,7 @@ _CHECKS: dict[str, Callable[[Document], object]] = {
     IMAGE: open_image,
     REVOCATION: open_revocation,
     NODE: open_node_order,
+    FILES: open_files,
 }
 """What an operator may put is what this version can read, of the kinds it knows."""
 
@@ -64,6 +66,7 @@ class LedgerSync:
         on_images: Callable[[list[Document]], None] = lambda documents: None,
         on_revocations: Callable[[list[Document]], None] = lambda documents: None,
         on_node_orders: Callable[[list[Document]], None] = lambda documents: None,
+        on_files: Callable[[list[Document]], None] = lambda documents: None,
     ) -> None:
         self._path = path
         self._verified = verified
@@ -75,6 +78,7 @@ class LedgerSync:
         self._on_images = on_images
         self._on_revocations = on_revocations
         self._on_node_orders = on_node_orders
+        self._on_files = on_files
         self._ledger = Ledger()
         self._saving = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
@@ -159,6 +163,7 @@ class LedgerSync:
         self._on_node_orders(self._ledger.documents(NODE))
         self._on_secrets(self._ledger.documents(SECRET))
         self._on_images(self._ledger.documents(IMAGE))
+        self._on_files(self._ledger.documents(FILES))
         self._on_orders(self.orders)
         try:
             release = self.release

@@ -11,6 +11,7 @@ PROCESSES       task file or nothing        tuple[ProcessReport]        operator
 PROCESSES       task file or nothing        ProcessReport               node
 LOGS            LogQuery                    LogReply                    operator, node; of tasks: user
 IMAGES          NodeId or nothing           tuple[ImageStatus]          operator, node
+FILES           -                           tuple[ImageStatus]          operator, node
 LEDGER_PUT      Document, its audit entry   -                           operator
 LEDGER_GET      kind or nothing             tuple[Document], new first  operator
 CHUNKS_MISSING  tuple[ChunkHash]            tuple[ChunkHash]            operator

@@ -1,7 +1,6 @@
 """The composition root: one node, put together and run. Alone it names adapters."""
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -24,7 +23,6 @@ from gridnode.gate import Gate
 from gridnode.gridfile import Card, parse_address
 from gridnode.http_stream import HttpStreams
 from gridnode.identity import issue_leaf
-from gridnode.image_document import canonical
 from gridnode.kept_logs import KeptLogs
 from gridnode.keyed import Keyed
 from gridnode.ledger import ORDER, RELEASE, open_release, verifier
@@ -70,10 +68,11 @@ from gridnode.sandbox.runtime_files import lay_out
 from gridnode.sandbox.spec import SANDBOX_USER
 from gridnode.secrets import Secrets
 from gridnode.settings import Settings
+from gridnode.shipped import open_files, open_images
 from gridnode.start import listening, make_private, own_name, pool_limits
-from gridnode.sync.disk import ReleaseDisk
+from gridnode.sync.disk import FilesDisk, ReleaseDisk
 from gridnode.sync.exchange import Exchange
-from gridnode.sync.images import ImageLimits, Images
+from gridnode.sync.images import Images
 from gridnode.sync.release import Releases
 from gridnode.sync.scrub import Scrub
 from gridnode.sync.store import DiskChunkStore
@@ -152,11 +151,14 @@ class Node:
             self._exchange = Exchange(store, self._mesh.tell, self._links.get)
             self._engine = DockerImages()
             stack.callback(self._engine.close)
-            self._images = self._open_images(self._engine, store)
+            self._images = self._open_images(store)
             fetcher = self._fetcher(store)
+            trees = FilesDisk(store, settings.data_dir)
+            self._files = open_files(settings, trees, fetcher, self._pool, self._sweep.wake)
             self._scrub = Scrub(store, lambda root: fetcher(lambda have, total: None).run(root), self._roots)
             store.on_invalid = self._scrub.found_bad
-            self._releases = Releases(self.id, disk, self._pool, fetcher, self._on_status, self._images.ready)
+            ready = self._images.ready, self._files.ready
+            self._releases = Releases(self.id, disk, self._pool, fetcher, self._on_status, *ready)
             self._ledger = self._open_ledger()
             self._ledger.load()
             self._server = self._open_server(store)
@@ -185,25 +187,16 @@ class Node:
         make_private(run_dir, "GRIDNODE_RUN_DIR")
         runtimes = await asyncio.to_thread(lay_out, settings.data_dir / "runtimes")
         secret_files, node_image = self._secrets.mount, settings.node_image
-        place = Place(self.id, self._name.text, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
+        about = self.id, self._name.text, self._card.tag, image, run_dir, secret_files, node_image, runtimes
+        place = Place(*about, lambda name: self._files.directory(name))  # noqa: PLW0108 - they are opened later
         onward = Onward(self._router.route, self._terms.timeout, self._events.publish)
         pool = Pool(place, self._card.labels, sandbox, pool_limits(settings), self._on_tasks, onward)
         await pool.find()
         return pool
 
-    def _open_images(self, engine: DockerImages, store: DiskChunkStore) -> Images:
-        settings = self._settings
-        return Images(
-            engine,
-            store,
-            self._fetcher(store),
-            settings.data_dir / "images",
-            write_durably,
-            lambda: shutil.disk_usage(settings.data_dir).free,
-            lambda: {canonical(task.image) or "" for release in self._kept_releases() for task in release.tasks},
-            self._sweep.wake,
-            ImageLimits(settings.max_image_size, settings.disk_reserve, settings.image_timeout),
-        )
+    def _open_images(self, store: DiskChunkStore) -> Images:
+        references = lambda: [task.image for release in self._kept_releases() for task in release.tasks]  # noqa: E731
+        return open_images(self._settings, self._engine, store, self._fetcher(store), references, self._sweep.wake)
 
     def _open_ledger(self) -> LedgerSync:
         return LedgerSync(
@@ -217,6 +210,7 @@ class Node:
             self._images.follow,
             self._gate.follow,
             self._orders.follow,
+            self._files.follow,
         )
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
@@ -235,6 +229,7 @@ class Node:
             self._scrub.answer,
             Doctor(self._looks()).answer,
             RoundTrips(self.id, self._mesh.members, self._links.get).answer,
+            self._files.here,
         )
         routes = invokes(self._keyed, self._router)
         events = takes(self._events, self._broadcasts) | self._exchange.takes()
@@ -293,6 +288,7 @@ class Node:
                 group.create_task(self._report_load(), name="load"),
                 group.create_task(self._pool.sweep(), name="sweep"),
                 group.create_task(self._images.run(), name="images"),
+                group.create_task(self._files.run(), name="files"),
                 group.create_task(self._sweep.run(), name="sweep-chunks"),
                 group.create_task(self._scrub.run(), name="scrub"),
                 group.create_task(self._finding.run(), name="finding"),
@@ -364,7 +360,7 @@ class Node:
     def _roots(self) -> list[Root]:
         """Of every tree that stays: releases, those before them, and images."""
         known = [open_release(document) for document in self._ledger.documents(RELEASE)]
-        return [release.root for release in (*known, *self._kept_releases())] + self._images.roots
+        return [release.root for release in (*known, *self._kept_releases())] + self._images.roots + self._files.roots
 
     def _order_sequences(self) -> dict[str, int]:
         return {document.name: document.sequence for document in self._ledger.documents(ORDER)}

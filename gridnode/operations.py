@@ -47,6 +47,7 @@ class Operations:
         scrub: Callable[[bytes], Awaitable[bytes]],
         diagnose: Answer,
         round_trips: Answer,
+        files: Answer,
     ) -> None:
         self._me = me
         self._members = members
@@ -60,6 +61,7 @@ class Operations:
         self._scrub = scrub
         self._diagnose = diagnose
         self._round_trips = round_trips
+        self._files = files
 
     def table(self) -> dict[tuple[Role, int], Answer]:
         """Every control op a role may ask for; whatever is not here is refused."""
@@ -73,6 +75,7 @@ class Operations:
             (Role.OPERATOR, Op.PROCESSES): self._processes.everywhere,
             (Role.OPERATOR, Op.LOGS): self._logs_of,
             (Role.OPERATOR, Op.IMAGES): self._there(Op.IMAGES, self._images),
+            (Role.OPERATOR, Op.FILES): self._there(Op.FILES, self._files),
             (Role.OPERATOR, Op.SCRUB): self._there(Op.SCRUB, lambda frame: self._scrub(frame.body)),
             (Role.OPERATOR, Op.DOCTOR): self._there(Op.DOCTOR, self._diagnose),
             (Role.OPERATOR, Op.PING): self._there(Op.PING, pong),
@@ -87,6 +90,7 @@ class Operations:
             (Role.NODE, Op.PROCESSES): self._processes.here,
             (Role.NODE, Op.LOGS): self._own_logs,
             (Role.NODE, Op.IMAGES): self._images,
+            (Role.NODE, Op.FILES): self._files,
             (Role.NODE, Op.SCRUB): lambda frame: self._scrub(frame.body),
             (Role.NODE, Op.DOCTOR): self._diagnose,
             (Role.NODE, Op.PING): pong,

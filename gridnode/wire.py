@@ -83,6 +83,7 @@ class Op(enum.IntEnum):
     DOCTOR = 50
     PING = 51
     ROUND_TRIPS = 52
+    FILES = 53
 
 
 class Frame(NamedTuple):

@@ -67,7 +67,7 @@ ALLOWED = {
     (Role.OPERATOR, Op.SCRUB),
     (Role.NODE, Op.SCRUB),
     (Role.NODE, Op.LOGS),
-    *((role, op) for role in (Role.OPERATOR, Role.NODE) for op in (Op.DOCTOR, Op.PING, Op.ROUND_TRIPS)),
+    *((role, op) for role in (Role.OPERATOR, Role.NODE) for op in (Op.DOCTOR, Op.PING, Op.ROUND_TRIPS, Op.FILES)),
     (Role.NODE, Op.PROCESSES),
     (Role.NODE, Op.INVOKE),
     (Role.NODE, Op.CHUNKS_GET),
@@ -142,6 +142,7 @@ class House:
             self.lines,
             self.images,
             self.scrub,
+            self.here,
             self.here,
             self.here,
         )

@@ -23,11 +23,15 @@ def _no_secrets(directory: Path, names: tuple[str, ...]) -> None:
     raise SandboxError("this node keeps no secrets")
 
 
+def _no_files(name: str) -> Path:
+    raise SandboxError(f"this node keeps no files {name}")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """image, node_image: for tasks that name none; runtimes_dir: what is mounted into them, or the images' own.
 
-    run_dir: the host's path for sockets, short.
+    run_dir: the host's path for sockets, short. files: where the grid's directory of a name is; raises a GridError.
     """
 
     node: NodeId
@@ -38,6 +42,7 @@ class Place:
     mount_secrets: MountSecrets = _no_secrets
     node_image: str = ""
     runtimes_dir: Path | None = None
+    files: Callable[[str], Path] = _no_files
 
     def spec(self, instance: InstanceId, release: Release, task: TaskSpec, directory: Path) -> SandboxSpec:
         """One instance of this task. directory: the release's."""
@@ -63,6 +68,7 @@ class Place:
             runtime_class=task.runtime_class,
             health=task.health,
             code=task.code,
+            files={name: str(self.files(name)) for name in task.files},
             tmp_size=min(MAX_TMP, task.memory // 2),
         )
 

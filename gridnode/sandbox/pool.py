@@ -173,6 +173,17 @@ class Pool:
         """Of the releases whose directories this node's instances read."""
         return {root for one in self._all() for pool in one.pools.values() for root in pool.roots}
 
+    @property
+    def files(self) -> set[Path]:
+        """Directories of the grid's that instances of this node read."""
+        return {path for one in self._all() for pool in one.pools.values() for path in pool.files}
+
+    def renew(self, files: str) -> None:
+        """There is another version of these: instances that read them are replaced, one after the other."""
+        for pool in self._serving.pools.values() if self._serving else ():
+            if files in pool.spec.files:
+                pool.restart()
+
     def _all(self) -> list[Prepared]:
         return [*([self._serving] if self._serving else []), *self._drains.values()]
 
