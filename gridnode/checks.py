@@ -92,6 +92,7 @@ def check_engine(version: str, took: float, error: str = "") -> Check:
 
 def check_image(name: str, is_there: bool, tasks: Sequence[str]) -> Check:
     """tasks: task files of the release that run in it."""
+    name = name[:19] if name.startswith("sha256:") else name
     users = f"for {_listed(tasks)}" if tasks else "which no task of the release needs"
     if is_there:
         return Check("images", Verdict.OK, f"{name} is there, {users}")
