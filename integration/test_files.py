@@ -57,7 +57,7 @@ def test_tasks_read_what_every_node_keeps(grid: Grid, geo: Path, tmp_path: Path,
     with_reader = {"tasks/reader.py": READER, "grid.toml": '[tasks.reader]\nfiles = ["geo"]\n'}
     directory = str(project.write(tmp_path / "base", with_reader))
     grid.disturbed = True
-    ended = grid.gridctl("deploy", directory, "--timeout", "15")
+    ended = grid.gridctl("deploy", directory, "--timeout", "4")
     assert ended.returncode != 0
     assert "the grid has no files geo" in ended.stderr
 

@@ -76,9 +76,9 @@ def test_a_drained_node_finishes_its_calls_and_stays_drained_over_a_restart(grid
         return bool(here) and here["state"] == "alive" and is_active(here, row(grid, "node-1")["release"]["root"])
 
     with ThreadPoolExecutor(1) as aside:
-        nap = aside.submit(grid.gridctl, "invoke", "probe.nap", "-d", "4", "--node", "node-2")
+        nap = aside.submit(grid.gridctl, "invoke", "probe.nap", "-d", "3", "--node", "node-2")
         until(lambda: row(grid, "node-2")["load"]["in_flight"] == 1, PATIENCE, "a nap on node-2")
-        with grid.nodes["node-1"].load("probe.version", jobs=4) as load:
+        with grid.nodes["node-1"].load("probe.version", jobs=4, rate=100) as load:
             until(lambda: load.nodes["node-2"] > 20, PATIENCE, "calls on node-2")
             done = said(grid, "drain", "node-2")["nodes"][0]
             assert (done["done"], done["calls"]) == (True, 0)
@@ -98,7 +98,7 @@ def test_a_drained_node_finishes_its_calls_and_stays_drained_over_a_restart(grid
 def goes_on_elsewhere(load: Load, before: int) -> None:
     """Calls go on, and none to the drained node, which had had so many."""
     total = load.statuses[200]
-    until(lambda: load.statuses[200] > total + 200, PATIENCE, "calls go on elsewhere")
+    until(lambda: load.statuses[200] > total + 100, PATIENCE, "calls go on elsewhere")
     assert load.nodes["node-2"] == before
 
 
@@ -126,7 +126,7 @@ def test_every_node_pings_every_other(grid: Grid) -> None:
     rows = said(grid, "ping", "--all", "--count", "3")["nodes"]
     assert {one["name"]: {to["name"] for to in one["to"]} for one in rows} == {name: NAMES - {name} for name in NAMES}
     assert all(len(to["ms"]) == 3 for one in rows for to in one["to"])
-    print(grid.gridctl("ping", "--all").stdout, grid.gridctl("ping", "node-2").stdout)
+    print(grid.gridctl("ping", "--all").stdout + grid.gridctl("ping", "node-2", "-c", "3").stdout)
     with grid.frozen(grid.nodes["node-3"]):
         ended = grid.gridctl("ping", "--all")
         assert (ended.returncode, "node-3" in ended.stdout) == (3, True)
@@ -145,7 +145,11 @@ def test_faults_are_found_where_they_are(grid: Grid, extra: list[Node]) -> None:
     nameless = grid.add("localhost")
     extra += [lame, nameless]
     others = NAMES | {"lame"}
-    name = until(lambda: "".join({one["name"] for one in grid.members()} - others), PATIENCE, "the fifth node")
+    name = until(
+        lambda: "".join({one["name"] for one in grid.members() if one["state"] == "alive"} - others),
+        PATIENCE,
+        "the fifth node",
+    )
     assert name.count("-") == 1
     assert (nameless.directory / "data" / "name").read_text() == f"{name}\n"
     until(lambda: row(grid, "lame").get("state") == "alive", PATIENCE, "it is linked")
