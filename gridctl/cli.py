@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "card": _Entry("gridctl.access", "Print a card, with which one server joins the grid."),
     "cloud-init": _Entry("gridctl.cloud_init", "Print user-data for servers that join when they boot."),
     "share": _Entry("gridctl.share", "Make a Gridfile for somebody who may call and look, nothing else."),
-    "backup": _Entry("gridctl.backup", "Save what the grid is told to do: releases, orders, secrets, images."),
+    "backup": _Entry("gridctl.backup", "Save what the grid is told to do: releases, orders, secrets, images, files."),
     "restore": _Entry("gridctl.backup", "Bring back what `gridctl backup` saved."),
     "audit": _Entry("gridctl.audit", "List who changed the grid, when, and from where."),
     "revoke": _Entry("gridctl.revoke", "Shut out a server or a user."),
