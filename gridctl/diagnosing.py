@@ -50,19 +50,19 @@ async def diagnose(gridfile: Gridfile) -> list[Findings]:
         members = [row for row in await grid.nodes() if row.state is not MemberState.LEFT]
         members.sort(key=lambda row: (row.record.name, row.record.id))
         alive = [row for row in members if row.state is MemberState.ALIVE]
-        nodes, seeds, release, reports = await asyncio.gather(
+        nodes, seeds, release, tasks = await asyncio.gather(
             asyncio.gather(*(_node(grid, member) for member in alive)),
             _seeds(gridfile),
-            grid.release(),
-            grid.processes(),
+            _release(grid, members),
+            _tasks(grid),
         )
     whole = Findings("grid")
     whole.checks += check_members(members, time.time())
     whole.checks += check_seeds(seeds)
     whole.checks += check_clocks({found.name: clock for found, clock in nodes if clock})
-    whole.checks += check_release(members, release)
+    whole.checks += release
     whole.checks += [check_versions(members), check_names(members)]
-    whole.checks += check_tasks(reports)
+    whole.checks += tasks
     return [whole, *(found for found, _ in nodes)]
 
 
@@ -78,6 +78,24 @@ async def _node(grid: Grid, member: Member) -> tuple[Findings, Clock | None]:
         return found, None
     found.checks += diagnosis.checks
     return found, clock_of(asked, time.time_ns(), diagnosis.now, diagnosis.took)
+
+
+async def _release(grid: Grid, members: list[Member]) -> list[Check]:
+    try:
+        return check_release(members, await grid.release())
+    except GridError as exc:
+        return [_unanswered("release", exc)]
+
+
+async def _tasks(grid: Grid) -> list[Check]:
+    try:
+        return check_tasks(await grid.processes())
+    except GridError as exc:
+        return [_unanswered("tasks", exc)]
+
+
+def _unanswered(subject: str, error: GridError) -> Check:
+    return Check(subject, Verdict.WRONG, error.message, error.hint or "ask another node: --gridfile with other seeds")
 
 
 async def _seeds(gridfile: Gridfile) -> dict[Address, str]:
