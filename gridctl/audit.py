@@ -29,7 +29,7 @@ _HEAD = ("WHEN", "AGO", "WHO", "FROM", "CHANGED")
 @gridfile_option
 @pass_settings
 def audit_command(settings: Settings, lines: int) -> None:
-    """List what operators changed, newest first: releases, orders, secrets, images, revocations, renewals.
+    """List what operators changed, newest first: what was deployed, ordered, kept secret, shut out, renewed.
 
     WHO is what the operator's machine says of itself, FROM the address at which the node saw it. The grid remembers
     the last 500.

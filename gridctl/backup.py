@@ -10,6 +10,7 @@ from gridctl.options import Settings, confirm, examples, gridfile_option, json_o
 from gridctl.render import Progress, print_json
 from gridnode.audit import AUDIT
 from gridnode.errors import SignatureInvalid, UsageError
+from gridnode.files_document import FILES
 from gridnode.gridfile import Gridfile
 from gridnode.image_document import IMAGE
 from gridnode.ledger import (
@@ -24,12 +25,13 @@ from gridnode.ledger import (
     encode_documents,
     verifier,
 )
+from gridnode.node_document import NODE
 from gridnode.renewal import RENEWAL
 from gridnode.revocation import REVOCATION
 
 __all__ = ["backup_command", "restore_command"]
 
-KINDS = (REVOCATION, RENEWAL, SECRET, IMAGE, ORDER, RELEASE, AUDIT)
+KINDS = (REVOCATION, RENEWAL, NODE, SECRET, IMAGE, FILES, ORDER, RELEASE, AUDIT)
 """In the order they are brought back: what a release needs comes before it."""
 
 

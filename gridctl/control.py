@@ -9,7 +9,9 @@ from gridctl.author import author
 from gridctl.links import Links
 from gridnode import messages
 from gridnode.audit import AUDIT, AuditEntry, open_audit, sign_audit
+from gridnode.diagnosis import Diagnosis, RoundTrip, decode_diagnosis, decode_round_trips
 from gridnode.errors import Forbidden, GridError, LedgerError, LinkClosed, SignatureInvalid
+from gridnode.files_document import FILES, open_files, sign_files
 from gridnode.identity import NONCE_SIZE, Authority, host_prefix, public_key_of, seal_secret
 from gridnode.image_document import IMAGE, open_image, sign_image
 from gridnode.ledger import (
@@ -32,6 +34,7 @@ from gridnode.link.protocol import Link
 from gridnode.messages import SCRUB_START, ChunkPart, LogQuery, LogReply, ProcessReport, ScrubReport
 from gridnode.model import (
     ChunkHash,
+    FileSet,
     Image,
     ImageStatus,
     Member,
@@ -41,6 +44,7 @@ from gridnode.model import (
     Release,
     ReleaseReport,
 )
+from gridnode.node_document import NODE, NodeOrder, open_node_order, sign_node_order
 from gridnode.renewal import RENEWAL, issuer_id, renew_issuer, sign_renewal
 from gridnode.revocation import REVOCATION, Revocation, open_revocation, sign_revocation
 from gridnode.wire import Op
@@ -190,6 +194,42 @@ class Control:
     def is_of(self, pem: str, host: str) -> bool:
         """Whether an issuer was minted for this host."""
         return issuer_id(pem).partition("-")[0] == host_prefix(self._authority, host)
+
+    async def node_orders(self) -> dict[str, tuple[NodeOrder, int]]:
+        """What operators want of nodes, and the sequence of each document, by id."""
+        documents = await self.documents(NODE)
+        return {document.name: (open_node_order(document), document.sequence) for document in documents}
+
+    async def put_node_order(self, node: NodeId, order: NodeOrder, sequence: int) -> None:
+        """Sign what is wanted of a node and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_node_order(self._authority.deploy_key, node, order, sequence))
+
+    async def diagnose(self, node: NodeId) -> Diagnosis:
+        """What one node finds when it looks at itself."""
+        return decode_diagnosis(await self._ask(Op.DOCTOR, name=node))
+
+    async def round_trips(self, node: NodeId, count: int = 1) -> tuple[RoundTrip, ...]:
+        """How long questions take from that node to every other and back."""
+        return decode_round_trips(await self._ask(Op.ROUND_TRIPS, messages.encode(count), name=node))
+
+    async def ping(self, node: NodeId) -> float:
+        """Seconds to that node and back, through the one we are linked to."""
+        began = time.perf_counter()
+        await self._ask(Op.PING, name=node)
+        return time.perf_counter() - began
+
+    async def files(self) -> dict[str, tuple[FileSet | None, int]]:
+        """The directories that the grid keeps, None for removed ones, and the sequence of each, by name."""
+        documents = await self.documents(FILES)
+        return {document.name: (open_files(document), document.sequence) for document in documents}
+
+    async def put_files(self, name: str, files: FileSet | None, sequence: int) -> None:
+        """Sign a directory, None to remove it, and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_files(self._authority.deploy_key, name, files, sequence))
+
+    async def files_status(self, node: NodeId) -> list[ImageStatus]:
+        """How far one node is with each directory."""
+        return messages.decode(await self._ask(Op.FILES, name=node), list[ImageStatus])
 
     async def image_status(self, node: NodeId) -> list[ImageStatus]:
         """How far one node is with each image."""

@@ -128,7 +128,7 @@ def standing(members: Iterable[Member], release: Release | None, node: NodeId) -
     row = next((row for row in members if row.record.id == node), None)
     if row is None or row.state is not MemberState.ALIVE:
         return f"it is {row.state.value}" if row else "it is not a member"
-    if row.record.draining:
+    if row.record.draining and not row.record.drained:
         return "it is going down"
     status = row.record.release
     if release is None:

@@ -8,6 +8,7 @@ import structlog
 
 from gridnode.audit import check_pair
 from gridnode.errors import GridError, LedgerError
+from gridnode.files_document import FILES, open_files
 from gridnode.image_document import IMAGE, open_image
 from gridnode.ledger import (
     CURRENT,
@@ -27,6 +28,7 @@ from gridnode.ledger import (
 )
 from gridnode.link.protocol import Link
 from gridnode.model import NodeId, Order, Release
+from gridnode.node_document import NODE, open_node_order
 from gridnode.renewal import RENEWAL, open_renewal
 from gridnode.revocation import REVOCATION, open_revocation
 from gridnode.wire import Frame, Op
@@ -42,6 +44,8 @@ _CHECKS: dict[str, Callable[[Document], object]] = {
     IMAGE: open_image,
     REVOCATION: open_revocation,
     RENEWAL: open_renewal,
+    NODE: open_node_order,
+    FILES: open_files,
 }
 """What an operator may put is what this version can read, of the kinds it knows."""
 
@@ -64,6 +68,8 @@ class LedgerSync:
         on_images: Callable[[list[Document]], None] = lambda documents: None,
         on_revocations: Callable[[list[Document]], None] = lambda documents: None,
         on_renewals: Callable[[list[Document]], None] = lambda documents: None,
+        on_node_orders: Callable[[list[Document]], None] = lambda documents: None,
+        on_files: Callable[[list[Document]], None] = lambda documents: None,
     ) -> None:
         self._path = path
         self._verified = verified
@@ -75,6 +81,8 @@ class LedgerSync:
         self._on_images = on_images
         self._on_revocations = on_revocations
         self._on_renewals = on_renewals
+        self._on_node_orders = on_node_orders
+        self._on_files = on_files
         self._ledger = Ledger()
         self._saving = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
@@ -157,8 +165,10 @@ class LedgerSync:
     def _follow(self) -> None:
         self._on_revocations(self._ledger.documents(REVOCATION))
         self._on_renewals(self._ledger.documents(RENEWAL))
+        self._on_node_orders(self._ledger.documents(NODE))
         self._on_secrets(self._ledger.documents(SECRET))
         self._on_images(self._ledger.documents(IMAGE))
+        self._on_files(self._ledger.documents(FILES))
         self._on_orders(self.orders)
         try:
             release = self.release

@@ -69,11 +69,18 @@ class LeaveHeard(NamedTuple):
     node: NodeId
 
 
+class Forget(NamedTuple):
+    """An operator says that this node is gone for good, up to an incarnation; one that is linked stays."""
+
+    node: NodeId
+    incarnation: int
+
+
 class Tick(NamedTuple):
     """Time has passed."""
 
 
-Event = Sighted | DialFailed | LinkedUp | LinkLost | FoundSelf | RecordHeard | LeaveHeard | Tick
+Event = Sighted | DialFailed | LinkedUp | LinkLost | FoundSelf | RecordHeard | LeaveHeard | Forget | Tick
 
 
 class Dial(NamedTuple):
@@ -155,6 +162,9 @@ class Membership:
                 return self._record_heard(record, now)
             case LeaveHeard(node):
                 return self._lost(node, MemberState.LEFT, now)
+            case Forget(node, incarnation):
+                self._forget_gone(node, incarnation)
+                return []
             case Tick():
                 return self._tick(now)
 
@@ -279,6 +289,11 @@ class Membership:
             elif not row.linked and now - row.since >= self.limits.forget_after:
                 self._forget(node)
         return effects + self._dial_due(now) + self._gossip(now)
+
+    def _forget_gone(self, node: NodeId, incarnation: int) -> None:
+        row = self._rows.get(node)
+        if row and not row.linked and row.record.incarnation <= incarnation:
+            self._forget(node)
 
     def _forget(self, node: NodeId) -> None:
         del self._rows[node]

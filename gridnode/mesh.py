@@ -17,6 +17,7 @@ from gridnode.membership import (
     DialFailed,
     Effect,
     Event,
+    Forget,
     FoundSelf,
     LeaveHeard,
     LinkedUp,
@@ -99,6 +100,10 @@ class Mesh:
 
     def sighted(self, sighting: Sighting, seed: bool = False) -> None:
         self._handle(Sighted(sighting, seed))
+
+    def forget(self, node: NodeId, incarnation: int) -> None:
+        """An operator says that it is gone, up to this incarnation."""
+        self._handle(Forget(node, incarnation))
 
     async def run(self, tick: float) -> None:
         """Until cancelled: let time pass for membership and links."""

@@ -166,7 +166,9 @@ class Router:
             raise self._no_such_task(task)
         nodes = [target.node for target in serving if not target.draining]
         if not nodes:
-            raise NotReady(f"every node that serves {task} is going down")
+            raise NotReady(
+                f"every node that serves {task} is draining", hint="`gridctl ls` shows which; `gridctl undrain NODE`"
+            )
         before = self._known.get(task, {})
         self._known[task] = {node: self._candidate(before.get(node), self._gauges[node]) for node in nodes}
         found = self._open[task] = list(self._known[task].values())

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import structlog
 
+from gridnode import __version__
 from gridnode.errors import CardInvalid, SettingsInvalid
 from gridnode.gridfile import Card, parse_card, parse_gridfile
-from gridnode.identity import authority_of, mint_card
+from gridnode.identity import Credentials, authority_of, mint_card
+from gridnode.model import Address, NodeId, NodeRecord
+from gridnode.own_name import OwnName
+from gridnode.sandbox.roster import RestartPolicy
+from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.settings import Settings
 
-__all__ = ["listening", "make_private", "read_card"]
+__all__ = ["listening", "make_private", "own_name", "own_record", "pool_limits", "read_card"]
 
 log = structlog.get_logger()
 
@@ -37,6 +42,13 @@ def read_card(settings: Settings) -> Card:
     return mint_card(authority_of(gridfile), settings.name, time.time(), _YEAR, entropy, gridfile.seeds)
 
 
+def own_record(credentials: Credentials, name: str, settings: Settings, addresses: tuple[Address, ...]) -> NodeRecord:
+    """What a node says of itself when it begins."""
+    now = time.time()
+    numbers = int(now * 1000), 0, addresses, __version__, int(now)
+    return NodeRecord(credentials.node, name, *numbers, runtime=settings.runtime, until=int(credentials.until))
+
+
 def make_private(directory: Path, variable: str) -> None:
     """Make it, for us alone; SettingsInvalid when it cannot be."""
     try:
@@ -55,3 +67,24 @@ def listening(host: str, port: int, variable: str) -> Iterator[None]:
     except OSError as exc:
         hint = f"stop what listens there (`ss -tlnp`), or choose another port: {variable}"
         raise SettingsInvalid(f"cannot listen on {host}, port {port}: {exc.strerror or exc}", hint=hint) from exc
+
+
+def pool_limits(settings: Settings) -> PoolLimits:
+    """What bounds the instances of a task."""
+    return PoolLimits(
+        max_queued=settings.max_queued,
+        max_queued_size=settings.max_queued_size,
+        cancel_grace=settings.cancel_grace,
+        stop_grace=settings.stop_grace,
+        drain_timeout=settings.drain_timeout,
+        adopt_timeout=settings.adopt_timeout,
+        restarts=RestartPolicy(settings.restart_first, settings.restart_last),
+        start_timeout=settings.start_timeout,
+        starts_at_once=settings.starts_at_once,
+    )
+
+
+def own_name(settings: Settings, node: NodeId) -> OwnName:
+    """What this node is called."""
+    given = settings.name if "name" in settings.model_fields_set else ""
+    return OwnName(settings.data_dir / "name", node, given, settings.name)

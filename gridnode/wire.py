@@ -81,6 +81,10 @@ class Op(enum.IntEnum):
     EVENTS = 42
     INTEREST = 43
     INTEREST_ASK = 44
+    DOCTOR = 50
+    PING = 51
+    ROUND_TRIPS = 52
+    FILES = 53
 
 
 class Frame(NamedTuple):

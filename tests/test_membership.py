@@ -10,6 +10,7 @@ from gridnode.membership import (
     DialFailed,
     Effect,
     Event,
+    Forget,
     FoundSelf,
     LeaveHeard,
     LinkedUp,
@@ -157,6 +158,12 @@ def test_a_newcomer_hears_where_the_others_are() -> None:
         ([LinkLost(node(OTHER)), 25 * 3600.0], DEAD),
         ([LinkLost(node(OTHER)), 2.0, 25 * 3600.0], None),
         ([LinkLost(node(THIRD)), LeaveHeard(node(THIRD))], ALIVE),
+        ([Forget(node(OTHER), 9)], ALIVE),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 1)], None),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 0)], DEAD),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(THIRD), 1)], DEAD),
+        ([LeaveHeard(node(OTHER)), LinkLost(node(OTHER)), Forget(node(OTHER), 1)], None),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 1), LinkedUp(record(OTHER, 2))], ALIVE),
     ],
     ids=str,
 )
@@ -169,6 +176,14 @@ def test_states(events: list[Event | float], expected: MemberState | None) -> No
         else:
             membership.handle(event, 0.0)
     assert state(membership, OTHER) == expected
+
+
+def test_who_is_forgotten_is_not_dialled_again() -> None:
+    membership = linked(OTHER)
+    membership.handle(LinkLost(node(OTHER)), 0.0)
+    membership.handle(Tick(), 2.0)
+    membership.handle(Forget(node(OTHER), 1), 3.0)
+    assert [dials(membership.handle(Tick(), now)) for now in (4.0, 60.0, 600.0)] == [[], [], []]
 
 
 def test_a_lost_member_is_dialled_again_at_once() -> None:

@@ -72,6 +72,7 @@ ALLOWED = {
     (Role.OPERATOR, Op.SCRUB),
     (Role.NODE, Op.SCRUB),
     (Role.NODE, Op.LOGS),
+    *((role, op) for role in (Role.OPERATOR, Role.NODE) for op in (Op.DOCTOR, Op.PING, Op.ROUND_TRIPS, Op.FILES)),
     (Role.NODE, Op.PROCESSES),
     (Role.NODE, Op.INVOKE),
     (Role.NODE, Op.CHUNKS_GET),
@@ -147,6 +148,9 @@ class House:
             self.images,
             self.scrub,
             lambda: "issuer",
+            self.here,
+            self.here,
+            self.here,
         )
 
     def record(self) -> NodeRecord:
@@ -337,6 +341,8 @@ class Far:
             return b"their scrub " + body
         if op is Op.ISSUER:
             return b"their issuer"
+        if op is Op.PING:
+            return b"their pong"
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -366,6 +372,10 @@ async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> Non
     assert await link.request(Op.ISSUER) == b"issuer"
     assert await link.request(Op.ISSUER, name=BOB.node) == b"their issuer"
     assert await link.request(Op.SCRUB, b"x") == b"scrub x"
+    assert await link.request(Op.DOCTOR) == b"here "
+    assert await link.request(Op.ROUND_TRIPS, name=ALICE.node) == b"here " + ALICE.node.encode()
+    assert await link.request(Op.PING) == b""
+    assert await link.request(Op.PING, name=BOB.node) == b"their pong"
     assert await link.request(Op.SCRUB, b"x", name=BOB.node) == b"their scrub x"
     with pytest.raises(NodeNotFound):
         await link.request(Op.LOGS, b"x", name="c" * 40)

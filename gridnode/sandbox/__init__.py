@@ -17,7 +17,7 @@ __all__ = ["Exit", "Held", "Keep", "Output", "Sandbox", "SandboxSpec"]
 class SandboxSpec(msgspec.Struct, frozen=True):
     """One instance to start. Paths are the host's. memory, tmp_size: bytes; cpu: cores; code: as in a TaskSpec.
 
-    python: the version in the node's own image, where that is the image.
+    python: the version in the node's own image, where that is the image. files: directories by the name below /files.
     """
 
     instance: InstanceId
@@ -42,6 +42,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     health: str = ""
     code: str = ""
     python: str = ""
+    files: dict[str, str] = {}
     pids: int = 128
     tmp_size: int = 64 * 1024 * 1024
 
