@@ -112,6 +112,16 @@ async def calls(grid: Grid, count: int) -> Row:
     return {"calls/s": rate, "invoke/s": plain, "p50 at 1 ms": alone[len(alone) // 2] * 1000, **used}
 
 
+async def local(grid: Grid, count: int) -> Row:
+    """As a program on a server of the grid: over its node's socket, run on that node."""
+    node = next(iter(grid.nodes.values()))
+    async with Client.connect(addresses=[f"{node.directory}/run/client.sock"]) as client:
+        await windowed(client, node.name, 500, 1)
+        rate, _ = await windowed(client, node.name, count, 64)
+        _, alone = await windowed(client, node.name, count // 10, 1)
+    return {"local/s": rate, "local p50 ms": alone[len(alone) // 2] * 1000}
+
+
 async def maps(grid: Grid, count: int) -> Row:
     """As a program would: all nodes, links to three."""
     async with Client.connect(grid.gridfile) as client:
@@ -149,7 +159,9 @@ def measures(rounds: list[Row], with_ray: bool) -> Iterator[Measure]:
     middle = {name: statistics.median(row[name] for row in rounds) for name in rounds[0]}
     yield Measure("calls at 64 in flight, remote, one link", middle["calls/s"], "/s", at_least=CALLS)
     yield Measure("the same by `await grid.invoke`", middle["invoke/s"], "/s")
-    yield Measure("p50 at 1", middle["p50 at 1 ms"], "ms")
+    yield Measure("p50 at 1, remote", middle["p50 at 1 ms"], "ms")
+    yield Measure("p50 at 1, local", middle["local p50 ms"], "ms")
+    yield Measure("calls at 64 in flight, local, by the node's socket", middle["local/s"], "/s")
     for name in ("client", "node A", "node B", "instance"):
         yield Measure(f"CPU a call: {name}", middle[f"{name} us"], "us")
     yield Measure("grid.map", middle["map/s"], "/s", at_least=MAP)
@@ -157,8 +169,9 @@ def measures(rounds: list[Row], with_ray: bool) -> Iterator[Measure]:
     yield Measure("the same without async", middle["sync map/s"], "/s")
     yield Measure("GridExecutor.submit", middle["executor/s"], "/s")
     if with_ray:
-        ratio = statistics.median(row["p50 at 1 ms"] / row["ray p50 ms"] for row in rounds)
-        yield Measure("p50 at 1 / an actor of Ray", ratio, "x", at_most=0.25)
+        for where, name in (("local", "local p50 ms"), ("remote", "p50 at 1 ms")):
+            ratio = statistics.median(row[name] / row["ray p50 ms"] for row in rounds)
+            yield Measure(f"p50 at 1, {where} / an actor of Ray, local", ratio, "x", at_most=0.25)
         yield Measure("calls at 64 / Ray", statistics.median(row["calls/s"] / row["ray/s"] for row in rounds), "x")
 
 
@@ -169,6 +182,7 @@ def main(options: Namespace) -> None:
         for turn in range(options.rounds):
             row: Row = {"round": turn + 1}
             row |= apart(lambda: uvloop.run(calls(grid, options.calls)))
+            row |= apart(lambda: uvloop.run(local(grid, options.calls // 2)))
             row |= apart(lambda: uvloop.run(maps(grid, options.items)))
             row |= apart(lambda: sync_maps(grid, options.items // 4))
             if rival:

@@ -32,6 +32,18 @@ def cpu_of(grid: Grid) -> float:
     return sum(_proc.cpu(node_pid(node)) for node in grid.nodes.values())
 
 
+def peak(grid: Grid, since_now: bool = False) -> dict[str, int]:
+    """The most memory each node had resident, in bytes."""
+    most = {}
+    for name, node in grid.nodes.items():
+        process = Path(f"/proc/{node_pid(node)}")
+        if since_now:
+            (process / "clear_refs").write_text("5")
+        (line,) = (one for one in (process / "status").read_text().splitlines() if one.startswith("VmHWM"))
+        most[name] = int(line.split()[1]) * 1024
+    return most
+
+
 def one_round(grid: Grid, size: int, seed: int) -> tuple[float, float, dict[str, int], list[dict[str, Any]]]:
     """Seconds of the deploy, CPU seconds of all nodes, bytes that left each, and what they say of their fetches."""
     with tempfile.TemporaryDirectory() as directory:
@@ -49,19 +61,21 @@ def one_round(grid: Grid, size: int, seed: int) -> tuple[float, float, dict[str,
 def main(options: Namespace) -> None:
     report = Report("spread")
     size, rate = options.size * MB, options.rate * MB
-    ratios, copies = [], []
+    ratios, copies, growth = [], [], []
     with open_grid(options.nodes, "spread") as grid:
         until(grid.is_full_mesh, PATIENCE, "every node sees every other")
         for node in grid.nodes.values():
             limit(node, rate)
         for turn in range(options.rounds):
             say(f"round {turn + 1} of {options.rounds}")
+            before = peak(grid, since_now=True)
             took, used, left, rows = one_round(grid, size, turn)
             last = max(row["seconds"] for row in rows)
             given = Counter[str]()
             for row in rows:
                 given.update(row["bytes_from"])
             came = sum(sum(row["bytes_from"].values()) for row in rows)
+            growth.append(max(most - before[name] for name, most in peak(grid).items()) / MB)
             ratios.append(last / (size / rate))
             copies.append(max(left.values()) / size)
             report.details.append(
@@ -72,6 +86,7 @@ def main(options: Namespace) -> None:
                     "last node s": last,
                     "whole deploy s": took,
                     "CPU s of the nodes": used,
+                    "memory growth MB": growth[-1],
                     "most sent by one, copies": max(left.values()) / size,
                     "most given by one, copies": max(given.values()) / size,
                     "came, of the least": came / (size * len(rows)),
@@ -80,6 +95,7 @@ def main(options: Namespace) -> None:
     report.measures = [
         Measure("last node / one copy", sorted(ratios)[len(ratios) // 2], "x", at_most=1.3),
         Measure("most sent by one node, in copies", sorted(copies)[len(copies) // 2], "", at_most=1.3),
+        Measure("memory growth of a node", max(growth), "MB", at_most=100),
     ]
     about = f"{options.size} MB of random bytes, {options.nodes} nodes, {options.rate} MB/s out of each (tc tbf)"
     report.notes = [f"{about}; sent counts everything that left a node, TLS, TCP and other traffic too."]

@@ -108,7 +108,7 @@ def main(options: Namespace) -> None:
 if __name__ == "__main__":
     made = parser(__doc__, rounds=1)
     made.add_argument("--nodes", type=int, default=1000, help="at most (1000)")
-    made.add_argument("--pieces", type=int, default=128, help="of the tree (128)")
+    made.add_argument("--pieces", type=int, default=64, help="of the tree (64)")
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--svg", type=Path, help="draw the result there")
     main(made.parse_args())

@@ -13,7 +13,7 @@ from gridnode.errors import UsageError
 from gridnode.gridfile import parse_address
 from gridnode.model import Address
 
-__all__ = ["card_command", "label_option", "labels_of", "new_command", "seconds_of"]
+__all__ = ["card_command", "label_option", "labels_of", "new_command", "seconds_of", "write_secret"]
 
 label_option = click.option(
     "--label", "--labels", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the node; repeat for more."
@@ -74,15 +74,22 @@ def card_command(
         print_json({"host": host, "card": text})
         return
     if output:
-        try:
-            write_private(output, text)
-        except FileExistsError as exc:
-            raise UsageError(f"{output} is there already", hint="remove it first, or choose another name") from exc
+        write_secret(output, text)
         click.echo(f"wrote {output}: secret, for {host} only", err=True)
         return
     if sys.stdout.isatty():
         click.echo(f"this is secret; send it to {host} with: gridctl card {host} -o Card", err=True)
     click.echo(text, nl=False)
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Into a new file that nobody else can read; UsageError when there is one already, or none can be."""
+    try:
+        write_private(path, text)
+    except FileExistsError as exc:
+        raise UsageError(f"{path} is there already", hint="remove it first, or choose another name") from exc
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be written: {exc.strerror}", hint="choose another place") from exc
 
 
 def seconds_of(text: str) -> float:

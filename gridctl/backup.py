@@ -7,12 +7,15 @@ import click
 
 from gridctl.new import write_private_bytes
 from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
-from gridctl.render import print_json
+from gridctl.render import Progress, print_json
 from gridnode.audit import AUDIT
 from gridnode.errors import SignatureInvalid, UsageError
+from gridnode.files_document import FILES
 from gridnode.gridfile import Gridfile
 from gridnode.image_document import IMAGE
 from gridnode.ledger import (
+    MAX_BATCH,
+    MAX_BODY,
     MAX_TOTAL,
     ORDER,
     RELEASE,
@@ -22,11 +25,13 @@ from gridnode.ledger import (
     encode_documents,
     verifier,
 )
+from gridnode.node_document import NODE
+from gridnode.renewal import RENEWAL
 from gridnode.revocation import REVOCATION
 
 __all__ = ["backup_command", "restore_command"]
 
-KINDS = (REVOCATION, SECRET, IMAGE, ORDER, RELEASE, AUDIT)
+KINDS = (REVOCATION, RENEWAL, NODE, SECRET, IMAGE, FILES, ORDER, RELEASE, AUDIT)
 """In the order they are brought back: what a release needs comes before it."""
 
 
@@ -45,11 +50,20 @@ def backup_command(settings: Settings, file: Path) -> None:
         write_private_bytes(file, encode_documents(documents), replacing=True)
     except OSError as exc:
         raise UsageError(f"{file} cannot be written: {exc.strerror}", hint="choose another place") from exc
+    for kind in crowded(documents):
+        text = f"warning: the grid has more of kind {kind} than one answer holds: the oldest may be missing"
+        Progress().line(text, "yellow")
     counts = {kind: sum(document.kind == kind for document in documents) for kind in KINDS}
     if settings.as_json:
         print_json({"path": str(file), "documents": counts})
         return
     click.echo(f"saved {len(documents)} documents in {file}; keep it beside a copy of the Gridfile", err=True)
+
+
+def crowded(documents: list[Document]) -> list[str]:
+    """Kinds of which the grid may have more documents than it gave."""
+    sizes = {kind: sum(len(one.body) for one in documents if one.kind == kind) for kind in KINDS}
+    return [kind for kind, size in sizes.items() if size > MAX_BATCH - MAX_BODY]
 
 
 @click.command("restore", epilog=examples("gridctl restore shop.backup", "gridctl restore shop.backup --yes --json"))

@@ -107,9 +107,10 @@ class Calls:
     def _meta(self, node: str, key: str) -> bytes:
         self._number += 1
         name = f"{self._prefix}{self._number:012x}"
+        spread = len(self._links.lanes)
         if not node and not key:
-            return f'{{"id":"{name}"}}'.encode()
-        return _encode_meta(CallMeta(name, 1, node, key=_checked(key)))
+            return f'{{"id":"{name}","spread":{spread}}}'.encode()
+        return _encode_meta(CallMeta(name, 1, node, key=_checked(key), spread=spread))
 
     def _retry_waiting(self) -> None:
         waiting, self.waiting = self.waiting, {}

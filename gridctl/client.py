@@ -72,6 +72,11 @@ class Grid(Control):
         """What the node at the other end of the oldest link said of itself."""
         return self._links.main.end.record
 
+    @property
+    def via(self) -> str:
+        """How the node at the other end of the oldest link is reached: `direct` or `ssh`."""
+        return self._links.main.end.via
+
     async def close(self) -> None:
         """Close the links; calls under way are given up."""
         self._calls.close()

@@ -1,10 +1,11 @@
 """`gridctl cloud-init`: servers that become nodes when they boot, with no SSH at all."""
 
 import sys
+from pathlib import Path
 
 import click
 
-from gridctl.access import label_option, labels_of, seconds_of
+from gridctl.access import label_option, labels_of, seconds_of, write_secret
 from gridctl.new import card_text
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
 from gridctl.render import print_json
@@ -21,7 +22,7 @@ IMAGE = f"gridcontrol/gridnode:{__version__}"
 @click.command(
     "cloud-init",
     epilog=examples(
-        "gridctl cloud-init > user-data", "gridctl cloud-init --name spot --ttl 7d --label zone=paris > user-data"
+        "gridctl cloud-init -o user-data", "gridctl cloud-init --name spot --ttl 7d --label zone=paris -o user-data"
     ),
 )
 @click.option(
@@ -29,10 +30,11 @@ IMAGE = f"gridcontrol/gridnode:{__version__}"
 )
 @click.option("--ttl", default="90d", show_default=True, metavar="TIME", help="30m, 12h, 90d.")
 @label_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there, mode 0600, instead.")
 @json_option
 @gridfile_option
 @pass_settings
-def cloud_init_command(settings: Settings, name: str, ttl: str, labels: tuple[str, ...]) -> None:
+def cloud_init_command(settings: Settings, name: str, ttl: str, labels: tuple[str, ...], output: Path | None) -> None:
     """Print user-data for servers that join the grid when they boot; the same for as many as you start.
 
     The nodes are good for --ttl, counted from now: renew the user-data of an autoscaling group before. It is secret.
@@ -43,8 +45,12 @@ def cloud_init_command(settings: Settings, name: str, ttl: str, labels: tuple[st
         print_json({"name": name, "user_data": text})
         return
     click.echo(_about(gridfile, name), err=True)
+    if output:
+        write_secret(output, text)
+        click.echo(f"wrote {output}: secret", err=True)
+        return
     if sys.stdout.isatty():
-        click.echo("this is secret; keep it out of your terminal: gridctl cloud-init > user-data", err=True)
+        click.echo("this is secret; keep it out of your terminal: gridctl cloud-init -o user-data", err=True)
     click.echo(text, nl=False)
 
 

@@ -5,7 +5,8 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from gridctl.subscription import Inbox
@@ -13,14 +14,17 @@ from gridnode import messages, wire
 from gridnode.errors import Forbidden, FrameInvalid, GridError, LinkClosed, NotAuthenticated
 from gridnode.identity import PeerIdentity
 from gridnode.link import LinkLimits
-from gridnode.link.client import dial, dial_local
+from gridnode.link.client import dial, dial_local, dial_through
 from gridnode.link.protocol import Link
 from gridnode.link.tls import peer_identity
 from gridnode.messages import MAX_TEXT, Hello
 from gridnode.model import Address, NodeRecord, Role
 from gridnode.wire import Frame, Op
 
-__all__ = ["ClientEnd", "connect", "connect_local"]
+__all__ = ["ClientEnd", "connect", "connect_local", "first", "through"]
+
+Opener = Callable[[Address], Awaitable[tuple[Link, "ClientEnd"]]]
+"""Opens a link to an address; raises a GridError."""
 
 PATIENCE = 3.0
 """Seconds for all addresses together."""
@@ -33,7 +37,8 @@ _LIMITS = LinkLimits(max_events=50_000)
 class ClientEnd:
     """Our end of a link to a node: we ask, it answers. record: what the node said of itself.
 
-    seen: the address at which the node sees us. inboxes: where events go, by the name they come under.
+    seen: the address at which the node sees us. via: `direct` or `ssh`.
+    inboxes: where events go, by the name they come under.
     on_closed: told when a link that was open has gone. on_leave: told when its node is about to go.
     local: the other end is a socket of this machine, which shows no certificate.
     """
@@ -41,6 +46,7 @@ class ClientEnd:
     def __init__(self, local: bool = False) -> None:
         self.record: NodeRecord | None = None
         self.seen = ""
+        self.via = "direct"
         self.on_closed: Callable[[GridError | None], None] = lambda error: None
         self.on_leave: Callable[[], None] = lambda: None
         self._local = local
@@ -76,17 +82,26 @@ async def connect(addresses: Sequence[Address], context: ssl.SSLContext) -> tupl
     """The first open link; NotAuthenticated when a node refused us, else LinkClosed, naming every address tried."""
     if not addresses:
         raise LinkClosed("no address to connect to", hint="list the grid's servers, or `seeds`, in the Gridfile")
-    race = _Race(context)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            winner = await race.run(addresses)
-    except TimeoutError:
-        winner = None
-    finally:
-        await race.stop()
+    winner, failures = await first(addresses, partial(_to_port, context), STAGGER, PATIENCE)
     if winner:
         return winner
-    raise _nobody(race.failures, addresses)
+    raise _nobody(failures, addresses)
+
+
+async def first(
+    addresses: Sequence[Address], opener: Opener, stagger: float, patience: float
+) -> tuple[tuple[Link, ClientEnd] | None, dict[Address, GridError]]:
+    """The first link that opens within `patience` seconds, if any, and why others did not."""
+    race = _Race(opener, stagger)
+    winner = None
+    try:
+        async with asyncio.timeout(patience):
+            winner = await race.run(addresses)
+    except TimeoutError:
+        pass
+    finally:
+        await race.stop()
+    return winner, race.failures
 
 
 async def connect_local(path: Path) -> tuple[Link, ClientEnd]:
@@ -108,9 +123,10 @@ async def connect_local(path: Path) -> tuple[Link, ClientEnd]:
 class _Race:
     """Tries addresses in order, each a little after the one before, or at once when that one has failed."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, opener: Opener, stagger: float) -> None:
         self.failures: dict[Address, GridError] = {}
-        self._context = context
+        self._opener = opener
+        self._stagger = stagger
         self._tries: dict[asyncio.Task[tuple[Link, ClientEnd]], Address] = {}
 
     async def run(self, addresses: Iterable[Address]) -> tuple[Link, ClientEnd] | None:
@@ -120,11 +136,11 @@ class _Race:
             address = next(waiting, None)
             left = address is not None
             if address:
-                self._tries[asyncio.create_task(self._try(address), name="dial")] = address
+                self._tries[asyncio.ensure_future(self._opener(address))] = address
             if not self._tries:
                 break
             done, _ = await asyncio.wait(
-                self._tries, timeout=STAGGER if left else None, return_when=asyncio.FIRST_COMPLETED
+                self._tries, timeout=self._stagger if left else None, return_when=asyncio.FIRST_COMPLETED
             )
             for job in done:
                 won = self._settle(job)
@@ -150,19 +166,25 @@ class _Race:
             if isinstance(outcome, tuple):
                 outcome[0].close()
 
-    async def _try(self, address: Address) -> tuple[Link, ClientEnd]:
-        error: GridError = LinkClosed(f"{address}: no such host")
-        for found in await _resolve(address):
-            try:
-                return await _open(found, self._context)
-            except GridError as exc:
-                error = error if isinstance(error, NotAuthenticated) else exc
-        raise error
+
+async def _to_port(context: ssl.SSLContext, address: Address) -> tuple[Link, ClientEnd]:
+    error: GridError = LinkClosed(f"{address}: no such host")
+    for found in await _resolve(address):
+        try:
+            return await _opened(found, partial(_dial, found, context))
+        except GridError as exc:
+            error = error if isinstance(error, NotAuthenticated) else exc
+    raise error
 
 
-async def _open(address: Address, context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
+async def through(path: Path, address: Address, context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
+    """An open link to the node at `address` through a socket of this machine; raises a GridError."""
+    return await _opened(address, lambda end: dial_through(path, address, end, context, _identify, _LIMITS))
+
+
+async def _opened(address: Address, dialled: Callable[[ClientEnd], Awaitable[Link]]) -> tuple[Link, ClientEnd]:
     end = ClientEnd()
-    link = await dial(address, end, context, _identify, _LIMITS)
+    link = await dialled(end)
     try:
         await link.wait_open()
     except LinkClosed as exc:  # a node that refuses a certificate hangs up without a word, after our handshake
@@ -173,6 +195,10 @@ async def _open(address: Address, context: ssl.SSLContext) -> tuple[Link, Client
         link.close()
         raise
     return link, end
+
+
+def _dial(address: Address, context: ssl.SSLContext, end: ClientEnd) -> Awaitable[Link]:
+    return dial(address, end, context, _identify, _LIMITS)
 
 
 def _identify(transport: asyncio.BaseTransport) -> PeerIdentity:

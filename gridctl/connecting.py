@@ -1,8 +1,10 @@
 """How a client finds its grid: addresses given, a Gridfile's seeds, or the socket of a node on this machine."""
 
+import logging
 import secrets
+import ssl
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,25 +12,35 @@ from typing import TYPE_CHECKING, Any
 from gridctl.connect import ClientEnd, connect, connect_local
 from gridctl.links import Links
 from gridctl.new import find_gridfile, load_gridfile
-from gridnode.errors import UsageError
+from gridnode.errors import HostError, LinkClosed, LinkError, UsageError
 from gridnode.gridfile import Gridfile, Share, parse_address
-from gridnode.identity import Authority, authority_of, operator_credentials, share_credentials
+from gridnode.identity import Authority, Credentials, authority_of, operator_credentials, share_credentials
 from gridnode.link.protocol import Link
 from gridnode.link.tls import client_context
 from gridnode.model import Address
 
+log = logging.getLogger("gridctl")
+"""A program that sets up no logging has its warnings on stderr."""
+
 if TYPE_CHECKING:
     from gridctl.client import Grid
+    from gridctl.tunnel import Tunnels
 
 __all__ = ["SOCKET", "Connecting", "Gridfiles", "Places", "read_gridfile"]
 
 SOCKET = Path("/run/gridnode/client.sock")
 """Where a node listens for the programs of its own machine."""
 
+WARN_WITHIN = 7 * 86_400.0
+"""Seconds before a user's Gridfile ends from when on its user is told."""
+
 Gridfiles = Gridfile | Path | str | None
 """A parsed Gridfile, the path of one, or None for $GRIDCTL_GRIDFILE, else the nearest Gridfile upward."""
 Places = Iterable[Address | str]
 """Each host:port, host, or the path of a node's socket, which begins with `/`."""
+
+Fresh = Callable[[], Credentials]
+"""Credentials that are good now."""
 
 
 class Connecting:
@@ -64,9 +76,9 @@ class Connecting:
         gridfile = read_gridfile(self._gridfile)
         addresses = [_address(place) for place in self._places] or list(gridfile.seeds)
         if gridfile.share:
-            return Grid(await _open_shared(gridfile.share, addresses, self._count), None)
+            return Grid(await _open(gridfile, _shared(gridfile.share), addresses, self._count), None)
         authority = authority_of(gridfile)
-        return Grid(await _open(authority, addresses, self._count), authority)
+        return Grid(await _open(gridfile, _operating(authority), addresses, self._count), authority)
 
     def _default_socket(self) -> Path | None:
         """That of this machine's node, where nobody says anything else and no Gridfile is about."""
@@ -86,19 +98,75 @@ async def _open_local(path: Path) -> Links:
     return Links(await dial(()), dial, (), 1)
 
 
-async def _open(authority: Authority, addresses: Sequence[Address], count: int) -> Links:
-    async def dial(addresses: Sequence[Address]) -> tuple[Link, ClientEnd]:
-        credentials = operator_credentials(authority, time.time(), secrets.token_bytes(32))  # they expire: new ones
-        return await connect(addresses, client_context(credentials))
-
-    return Links(await dial(addresses), dial, addresses, count)
+def _operating(authority: Authority) -> Fresh:
+    return lambda: operator_credentials(authority, time.time(), secrets.token_bytes(32))
 
 
-async def _open_shared(share: Share, addresses: Sequence[Address], count: int) -> Links:
-    async def dial(addresses: Sequence[Address]) -> tuple[Link, ClientEnd]:
-        return await connect(addresses, client_context(share_credentials(share, time.time())))
+def _shared(share: Share) -> Fresh:
+    def fresh() -> Credentials:
+        credentials = share_credentials(share, time.time())
+        left = credentials.until - time.time()
+        if left < WARN_WITHIN and not told:
+            from gridctl.render import span  # what draws tables is not for every program
 
-    return Links(await dial(addresses), dial, addresses, count)
+            told.append(left)
+            log.warning("this Gridfile ends in %s; ask an operator to `gridctl share` again", span(left))
+        return credentials
+
+    told: list[float] = []
+    return fresh
+
+
+async def _open(gridfile: Gridfile, fresh: Fresh, addresses: Sequence[Address], count: int) -> Links:
+    ways = _Ways(gridfile, fresh)
+    try:
+        return Links(await ways.dial(addresses), ways.dial, addresses, count, ways.close)
+    except BaseException:
+        await ways.close()
+        raise
+
+
+class _Ways:
+    """To the nodes' port, or through SSH, as the Gridfile says; `auto` stays with what worked."""
+
+    def __init__(self, gridfile: Gridfile, fresh: Fresh) -> None:
+        self._gridfile = gridfile
+        self._fresh = fresh
+        self._via = gridfile.via or "direct"
+        self._tunnels: Tunnels | None = None
+
+    async def dial(self, addresses: Sequence[Address]) -> tuple[Link, ClientEnd]:
+        context = client_context(self._fresh())  # they expire: new ones for every link
+        if self._via == "ssh":
+            return await self._through_ssh(addresses, context)
+        try:
+            link = await connect(addresses, context)
+            self._via = "direct"
+        except LinkClosed as direct:
+            if self._via != "auto" or not self._gridfile.servers or not addresses:
+                raise
+            link = await self._instead(addresses, context, direct)
+            self._via = "ssh"
+        return link
+
+    async def close(self) -> None:
+        if self._tunnels:
+            await self._tunnels.close()
+
+    async def _instead(
+        self, addresses: Sequence[Address], context: ssl.SSLContext, direct: LinkClosed
+    ) -> tuple[Link, ClientEnd]:
+        try:
+            return await self._through_ssh(addresses, context)
+        except (LinkError, HostError) as exc:
+            hint = f"{direct.hint}. By SSH: {exc.hint}" if exc.hint else direct.hint
+            raise type(exc)(f"{direct.message}; and {exc.message}", hint=hint) from exc
+
+    async def _through_ssh(self, addresses: Sequence[Address], context: ssl.SSLContext) -> tuple[Link, ClientEnd]:
+        from gridctl.tunnel import Tunnels  # SSH is needed by few
+
+        self._tunnels = self._tunnels or Tunnels(self._gridfile)
+        return await self._tunnels.connect(addresses, context)
 
 
 def read_gridfile(gridfile: Gridfiles) -> Gridfile:

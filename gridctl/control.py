@@ -2,13 +2,16 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from gridctl.author import author
 from gridctl.links import Links
 from gridnode import messages
 from gridnode.audit import AUDIT, AuditEntry, open_audit, sign_audit
-from gridnode.errors import Forbidden, LedgerError, LinkClosed, SignatureInvalid
+from gridnode.diagnosis import Diagnosis, RoundTrip, decode_diagnosis, decode_round_trips
+from gridnode.errors import Forbidden, GridError, LedgerError, LinkClosed, SignatureInvalid
+from gridnode.files_document import FILES, open_files, sign_files
 from gridnode.identity import NONCE_SIZE, Authority, host_prefix, public_key_of, seal_secret
 from gridnode.image_document import IMAGE, open_image, sign_image
 from gridnode.ledger import (
@@ -31,24 +34,35 @@ from gridnode.link.protocol import Link
 from gridnode.messages import SCRUB_START, ChunkPart, LogQuery, LogReply, ProcessReport, ScrubReport
 from gridnode.model import (
     ChunkHash,
+    FileSet,
     Image,
     ImageStatus,
     Member,
+    MemberState,
     NodeId,
     Order,
     Release,
     ReleaseReport,
 )
+from gridnode.node_document import NODE, NodeOrder, open_node_order, sign_node_order
+from gridnode.renewal import RENEWAL, issuer_id, renew_issuer, sign_renewal
 from gridnode.revocation import REVOCATION, Revocation, open_revocation, sign_revocation
 from gridnode.wire import Op
 
-__all__ = ["Control"]
+__all__ = ["Control", "Renewed"]
 
 RECONNECT = 3.0
 """Seconds to wait for a lost link to come back."""
 _OP_TIMEOUT = 15.0
 _AUDIT_ATTEMPTS = 5
 _PUT_TIMEOUT = 60.0
+
+
+class Renewed(NamedTuple):
+    """Names of nodes whose cards last longer now, and why those of others do not."""
+
+    nodes: list[str]
+    failed: dict[str, GridError]
 
 
 class Control:
@@ -135,16 +149,87 @@ class Control:
         documents = await self.documents(REVOCATION)
         return {document.name: (open_revocation(document), document.sequence) for document in documents}
 
-    async def put_revocation(self, revocation: Revocation, sequence: int = 0) -> int:
-        """Shut out what `revocation.what` names; the document's sequence, the next one unless given."""
-        prefix, key = host_prefix(self._authority, revocation.what), self._authority.deploy_key
-        if sequence:  # another node has it already, and the entry of who did it
-            await self._put_silently(sign_revocation(key, prefix, revocation, sequence))
-            return sequence
+    async def put_revocation(self, revocation: Revocation) -> list[Document]:
+        """Shut out what `revocation.what` names; what was put, for other nodes to be told of it too."""
+        prefix = host_prefix(self._authority, revocation.what)
         known = (await self.revocations()).get(prefix)
-        sequence = known[1] + 1 if known else 1
-        await self._put(sign_revocation(key, prefix, revocation, sequence))
-        return sequence
+        document = sign_revocation(self._authority.deploy_key, prefix, revocation, known[1] + 1 if known else 1)
+        return [document, await self._put(document)]
+
+    async def tell(self, change: Sequence[Document]) -> None:
+        """Put on this node too what another has taken: the document, and unless it knows better, who did it."""
+        try:
+            await self._ask(Op.LEDGER_PUT, encode_documents(change))
+        except LedgerError:
+            await self._put_silently(change[0])
+
+    async def renew_cards(self, hosts: Iterable[str], before: float, ttl: float) -> Renewed:
+        """Make cards of `hosts` that end before then (unix seconds) good for `ttl` more.
+
+        Those of nodes that are linked to the one we are linked to; others at another time. None holds up another.
+        """
+        prefixes = {host_prefix(self._authority, host) for host in hosts}
+        due = [row for row in await self.nodes() if row.state is MemberState.ALIVE and 0 < row.record.until < before]
+        sequences = {document.name: document.sequence for document in await self.documents(RENEWAL)} if due else {}
+        renewed, done = Renewed([], {}), set()
+        for row in due:
+            try:
+                pem = await self.issuer(row.record.id)
+                issuer = issuer_id(pem)
+                if issuer.partition("-")[0] not in prefixes:
+                    continue
+                if issuer not in done:
+                    der = renew_issuer(self._authority, pem, time.time(), ttl)
+                    await self._put(sign_renewal(self._authority.deploy_key, der, sequences.get(issuer, 0) + 1))
+                    done.add(issuer)
+                renewed.nodes.append(row.record.name)
+            except GridError as exc:
+                renewed.failed[row.record.name] = exc
+        return renewed
+
+    async def issuer(self, node: NodeId) -> str:
+        """The certificate (PEM) that a node says its card holds: its id begins with the host_prefix of a host."""
+        return (await self._ask(Op.ISSUER, name=node)).decode("ascii", "replace")
+
+    def is_of(self, pem: str, host: str) -> bool:
+        """Whether an issuer was minted for this host."""
+        return issuer_id(pem).partition("-")[0] == host_prefix(self._authority, host)
+
+    async def node_orders(self) -> dict[str, tuple[NodeOrder, int]]:
+        """What operators want of nodes, and the sequence of each document, by id."""
+        documents = await self.documents(NODE)
+        return {document.name: (open_node_order(document), document.sequence) for document in documents}
+
+    async def put_node_order(self, node: NodeId, order: NodeOrder, sequence: int) -> None:
+        """Sign what is wanted of a node and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_node_order(self._authority.deploy_key, node, order, sequence))
+
+    async def diagnose(self, node: NodeId) -> Diagnosis:
+        """What one node finds when it looks at itself."""
+        return decode_diagnosis(await self._ask(Op.DOCTOR, name=node))
+
+    async def round_trips(self, node: NodeId, count: int = 1) -> tuple[RoundTrip, ...]:
+        """How long questions take from that node to every other and back."""
+        return decode_round_trips(await self._ask(Op.ROUND_TRIPS, messages.encode(count), name=node))
+
+    async def ping(self, node: NodeId) -> float:
+        """Seconds to that node and back, through the one we are linked to."""
+        began = time.perf_counter()
+        await self._ask(Op.PING, name=node)
+        return time.perf_counter() - began
+
+    async def files(self) -> dict[str, tuple[FileSet | None, int]]:
+        """The directories that the grid keeps, None for removed ones, and the sequence of each, by name."""
+        documents = await self.documents(FILES)
+        return {document.name: (open_files(document), document.sequence) for document in documents}
+
+    async def put_files(self, name: str, files: FileSet | None, sequence: int) -> None:
+        """Sign a directory, None to remove it, and tell the grid; LedgerError unless `sequence` is a new one."""
+        await self._put(sign_files(self._authority.deploy_key, name, files, sequence))
+
+    async def files_status(self, node: NodeId) -> list[ImageStatus]:
+        """How far one node is with each directory."""
+        return messages.decode(await self._ask(Op.FILES, name=node), list[ImageStatus])
 
     async def image_status(self, node: NodeId) -> list[ImageStatus]:
         """How far one node is with each image."""
@@ -182,7 +267,7 @@ class Control:
         entries = ((document.sequence, open_audit(document)) for document in documents)
         return sorted(entries, key=lambda entry: -entry[0])
 
-    async def _put(self, document: Document) -> None:
+    async def _put(self, document: Document) -> Document:
         """Put a document, and with it who did; again with a later number when another change came in between."""
         for left in range(_AUDIT_ATTEMPTS, 0, -1):
             number = max((entry.sequence for entry in await self.documents(AUDIT)), default=0) + 1
@@ -191,10 +276,11 @@ class Control:
             audit = sign_audit(self._authority.deploy_key, entry, number)
             try:
                 await self._ask(Op.LEDGER_PUT, encode_documents([document, audit]))
-                return
+                return audit
             except LedgerError as exc:
                 if left == 1 or not exc.message.startswith(f"{AUDIT} "):
                     raise
+        raise AssertionError("unreachable")
 
     async def _put_silently(self, document: Document) -> None:
         """Put what belongs to a change that is told of already."""

@@ -22,6 +22,7 @@ from gridctl.options import (
 from gridctl.plan import make_plan, plan_fields, plan_lines
 from gridctl.project import Project, scan
 from gridctl.render import Progress, print_json, size
+from gridctl.renew import renew_due
 from gridctl.secret import require_secrets
 from gridctl.stat_cache import StatCache
 from gridctl.upload import upload
@@ -66,7 +67,7 @@ def deploy_command(
         return _show_plan(settings, gridfile, project, detailed)
     if project.size > LARGE:
         confirm(f"{project.directory} holds {size(project.size)}.", settings)
-    current = asyncio.run(_current(Grid.connect(gridfile)))
+    current = asyncio.run(_current(gridfile, progress))
     if current and current.project != project.name:
         confirm(f"The grid runs the project {current.project!r}; {project.name!r} will replace it.", settings)
     deployment = asyncio.run(deploy_project(Grid.connect(gridfile), project, timeout, progress))
@@ -101,9 +102,10 @@ def _scan(directory: Path, gridfile: Gridfile, progress: Progress, checksum: boo
     return project
 
 
-async def _current(connecting: Connecting) -> Release | None:
+async def _current(gridfile: Gridfile, progress: Progress) -> Release | None:
     """On a connection of its own: a question on a terminal would hold up the event loop."""
-    async with connecting as grid:
+    async with Grid.connect(gridfile) as grid:
+        await renew_due(grid, gridfile, progress)
         return await grid.release()
 
 

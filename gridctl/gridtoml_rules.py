@@ -109,6 +109,13 @@ def _secrets(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if fits else None
 
 
+def _files(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or len(value) > bounds.MAX_FILES:
+        return None
+    fits = all(isinstance(name, str) for name in value) and bounds.are_files(tuple(value))
+    return tuple(value) if fits else None
+
+
 def _deliver(value: Any) -> Deliver | None:
     return Deliver(value) if value in ("one", "each") else None
 
@@ -147,6 +154,7 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "network": Rule('"none" or "egress"', lambda value: Network(value) if value in ("none", "egress") else None),
     "secrets": Rule(f"a list of at most {bounds.MAX_SECRETS} names, each once, of letters, digits and _ . -", _secrets),
+    "files": Rule(f"a list of at most {bounds.MAX_FILES} names of `gridctl files ls`, each once", _files),
     "runtime": Rule(" or ".join(f'"{name}"' for name in RUNTIMES), _name(lambda name: name in RUNTIMES)),
     "image": Rule("the name of an image that the nodes have", _name(bounds.is_image)),
     "runtime_class": Rule('a runtime of the nodes\' engine, such as "runsc"', _name(bounds.is_runtime_class)),

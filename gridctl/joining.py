@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 
-from gridctl.client import Grid
+from gridctl.client import Connecting, Grid
 from gridctl.fleet import HostResult
 from gridctl.ssh import Host
 from gridctl.steps import Command
@@ -18,6 +19,7 @@ __all__ = ["Joining", "standing"]
 
 START_TIMEOUT = 60.0
 JOIN_TIMEOUT = 20.0
+DIRECT_FIRST = 5.0
 _PAUSE = 0.2
 _JOURNAL = Command(("journalctl", "-u", "gridnode", "-n", "20", "-o", "cat", "--no-pager"))
 
@@ -28,18 +30,21 @@ class Joining:
     def __init__(self, gridfile: Gridfile) -> None:
         self._gridfile = gridfile
         self._nodes: dict[Server, NodeId] = {}
+        self._vias: dict[Server, str] = {}
 
     async def answers(self, host: Host) -> None:
         """Wait until the host's node answers this Gridfile's operator; StepFailed with its log when it does not."""
-        deadline = time.monotonic() + START_TIMEOUT
+        started = time.monotonic()
         while True:
+            waited = time.monotonic() - started
             try:
-                async with Grid.connect(self._gridfile, [self._address(host.server)]) as grid:
+                async with self._connect(host.server, again=waited > DIRECT_FIRST) as grid:
                     if grid.record:
                         self._nodes[host.server] = grid.record.id
+                        self._vias[host.server] = grid.via
                         return
             except GridError as exc:
-                if time.monotonic() > deadline:
+                if waited > START_TIMEOUT:
                     raise await self._silent(host, exc) from exc
             await asyncio.sleep(_PAUSE)
 
@@ -60,7 +65,7 @@ class Joining:
     async def _missing(self, server: Server, node: NodeId, own: bool) -> str:
         """What the node still lacks in the eyes of a server; nothing when that is another one out of reach."""
         try:
-            async with Grid.connect(self._gridfile, [self._address(server)]) as grid:
+            async with self._connect(server) as grid:
                 return standing(await grid.nodes(), await grid.release(), node)
         except GridError as exc:
             return exc.message if own else ""
@@ -85,9 +90,19 @@ class Joining:
 
     async def _alive(self, server: Server) -> set[NodeId]:
         with suppress(GridError):
-            async with Grid.connect(self._gridfile, [self._address(server)]) as grid:
+            async with self._connect(server) as grid:
                 return {row.record.id for row in await grid.nodes() if row.state is MemberState.ALIVE}
         return set()
+
+    def _connect(self, server: Server, again: bool = False) -> Connecting:
+        """A connection to a server's node, the way that worked; again: in any way that the Gridfile allows.
+
+        A node that is just starting refuses too: that alone is no reason to go through SSH.
+        """
+        via = self._gridfile.via
+        if via == "auto" and not again:
+            via = self._vias.get(server) or next(iter(self._vias.values()), "direct")
+        return Grid.connect(replace(self._gridfile, via=via), [self._address(server)])
 
     def _address(self, server: Server) -> Address:
         """Where its node listens: as the seeds say, if they name it."""
@@ -113,7 +128,7 @@ def standing(members: Iterable[Member], release: Release | None, node: NodeId) -
     row = next((row for row in members if row.record.id == node), None)
     if row is None or row.state is not MemberState.ALIVE:
         return f"it is {row.state.value}" if row else "it is not a member"
-    if row.record.draining:
+    if row.record.draining and not row.record.drained:
         return "it is going down"
     status = row.record.release
     if release is None:

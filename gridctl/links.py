@@ -40,16 +40,23 @@ class Links:
     """Up to `count` links, each to another node. The first comes open; the others are dialled when `spread` is called.
 
     dial: None for links that are not dialled again. on_open: called whenever a link has come.
+    on_closed: awaited in the end, when all links are closed.
     """
 
     def __init__(
-        self, first: tuple[Link, ClientEnd], dial: Dial | None, addresses: Sequence[Address], count: int
+        self,
+        first: tuple[Link, ClientEnd],
+        dial: Dial | None,
+        addresses: Sequence[Address],
+        count: int,
+        on_closed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.lanes: list[Lane] = []
         self._parted: set[Lane] = set()
         self.on_open: Callable[[], None] = lambda: None
         self.error: GridError = LinkClosed("this connection was closed")
         self._dial = dial
+        self._on_closed = on_closed
         self._seeds = list(addresses)
         self._learnt: list[Address] = []
         self._count = count if dial else 1
@@ -118,6 +125,8 @@ class Links:
                 job.cancel()
             for lane in lanes:
                 lane.link.abort(LinkClosed("closed"))
+        if self._on_closed:
+            await self._on_closed()
         self._up.set()
 
     # -- inside -----------------------------------------------------------------------------------------------------

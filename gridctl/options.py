@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+VIA_VARIABLE: Final = "GRIDCTL_VIA"
+_VIAS: Final = ("auto", "direct", "ssh")
+"""As gridnode.gridfile has it, which takes longer to import than help may."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class Settings:
     """What the flags of one command line say."""
 
     gridfile_flag: str | None = None
+    via_flag: str = ""
     as_json: bool = False
     yes: bool = False
     verbose: bool = False
@@ -46,7 +51,15 @@ class Settings:
         gridfile = load_gridfile(find_gridfile(Path.cwd(), self.gridfile_flag))
         for warning in gridfile.warnings:
             click.echo(paint(f"warning: {clean(warning)}", "yellow", sys.stderr), err=True)
-        return gridfile
+        return replace(gridfile, via=self.via_flag or _via_variable() or gridfile.via or "auto")
+
+
+def _via_variable() -> str:
+    """What $GRIDCTL_VIA says, nothing when it is not set; UsageError."""
+    via = os.environ.get(VIA_VARIABLE, "")
+    if via and via not in _VIAS:
+        raise UsageError(f"${VIA_VARIABLE} is {via!r:.40}", hint=f"one of {', '.join(_VIAS)}")
+    return via
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
@@ -63,7 +76,14 @@ def _sets(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def gridfile_option(command: F) -> F:
-    """--gridfile and --verbose."""
+    """--gridfile, --via and --verbose."""
+    command = click.option(
+        "--via",
+        type=click.Choice(_VIAS),
+        expose_value=False,
+        callback=_sets("via_flag"),
+        help="Reach nodes at their port, or through SSH to their servers; auto: through SSH where no port answers.",
+    )(command)
     command = click.option(
         "--gridfile",
         metavar="PATH",

@@ -110,6 +110,21 @@ def scan(
     return Project(name, directory, manifest, tasks, ingest.chunks, ingest.places)
 
 
+def scan_files(directory: Path, on_progress: Progress | None = None) -> Project:
+    """A directory that is no project, read once, without tasks; ProjectInvalid."""
+    directory = directory.resolve()
+    if not directory.is_dir():
+        raise ProjectInvalid(f"{directory} is no directory")
+    found = _walk(directory)
+    ingest = _Ingest(directory, sum(one.size for one in found), on_progress)
+    try:
+        manifest = build([*map(ingest.source, found)], ingest.chunking)
+    except ManifestInvalid as exc:
+        raise ProjectInvalid(f"cannot push {directory}: {exc.message}") from exc
+    ingest.chunks.update((name, len(content)) for name, content in manifest.nodes.items())
+    return Project(directory.name, directory, manifest, (), ingest.chunks, ingest.places)
+
+
 def configured_tasks(directory: Path) -> tuple[Configured, ...]:
     """The tasks of a project as they would be deployed, and where each of their settings is from."""
     return _configured(*_entries(directory))

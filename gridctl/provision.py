@@ -1,22 +1,20 @@
 """`gridctl provision` and `gridctl unprovision`: servers become nodes by SSH, and stop being nodes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import click
 
 from gridctl.failure import OK, PARTIAL, exit_code
 from gridctl.fleet import Fleet, HostResult
 from gridctl.fleet_lines import Lines, failure_lines, result_fields
-from gridctl.host_keys import pinned
+from gridctl.hosts import dialler
 from gridctl.live import Live, is_wanted
-from gridctl.new import card_text, write_private
+from gridctl.new import card_text
 from gridctl.node_image import LocalImage, PackedImage, find_image
 from gridctl.options import Settings, confirm, examples, gridfile_option, json_option, pass_settings, yes_option
 from gridctl.render import Progress, print_json
-from gridctl.ssh import Host, Pin, dial
 from gridctl.steps import Feed, Intent, provision_plan, removal_plan
 from gridctl.units import environment_text, unit_texts
 from gridnode import __version__
@@ -26,7 +24,6 @@ from gridnode.identity import authority_of
 
 __all__ = [
     "chosen",
-    "dialler",
     "IMAGE",
     "dry_run_option",
     "finish",
@@ -139,26 +136,6 @@ async def _card(gridfile: Gridfile, server: Server) -> AsyncIterator[bytes]:
 
 def no_feed(server: Server, wanted: Feed) -> AsyncIterator[bytes]:
     raise AssertionError(f"no step of this plan takes {wanted.value}")
-
-
-def dialler(gridfile: Gridfile) -> Callable[[Server], "asyncio.Future[Host]"]:
-    """Dials servers with the Gridfile's key; a host key seen for the first time is written into the Gridfile."""
-    pin = _pin(Path(gridfile.path))
-    return lambda server: asyncio.ensure_future(dial(server, gridfile.ssh_key, gridfile.host_keys, pin))
-
-
-def _pin(path: Path) -> Pin:
-    def pin(server: Server, key: str) -> None:
-        # At once, and nothing awaited in between: several hosts are dialled side by side.
-        place = path.resolve()
-        try:
-            write_private(place, pinned(place.read_text(), server.place, key, str(path)), replacing=True)
-        except OSError as exc:
-            raise UsageError(
-                f"{path} cannot be written: {exc.strerror}", hint="the host keys of servers are kept in it"
-            ) from exc
-
-    return pin
 
 
 def chosen(gridfile: Gridfile, only: Iterable[str]) -> tuple[Server, ...]:

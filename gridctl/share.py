@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from gridctl.access import seconds_of
-from gridctl.new import MAX_TTL, write_private
+from gridctl.access import seconds_of, write_secret
+from gridctl.new import MAX_TTL
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
 from gridctl.render import print_json
 from gridnode.errors import UsageError
@@ -18,7 +18,7 @@ __all__ = ["share_command", "share_text"]
 
 
 @click.command(
-    "share", epilog=examples("gridctl share alice -o alice.Gridfile", "gridctl share ci --ttl 7d > Gridfile")
+    "share", epilog=examples("gridctl share alice -o alice.Gridfile", "gridctl share ci --ttl 7d -o Gridfile")
 )
 @click.argument("name")
 @click.option("--ttl", default="90d", show_default=True, metavar="TIME", help="30m, 12h, 90d.")
@@ -36,10 +36,7 @@ def share_command(settings: Settings, name: str, ttl: str, output: Path | None) 
     if settings.as_json:
         print_json({"name": name, "gridfile": text})
     elif output:
-        try:
-            write_private(output, text)
-        except FileExistsError as exc:
-            raise UsageError(f"{output} is there already", hint="remove it first, or choose another name") from exc
+        write_secret(output, text)
         click.echo(f"wrote {output}: for {name} alone; to end it: gridctl revoke --user {name}", err=True)
     else:
         if sys.stdout.isatty():

@@ -12,8 +12,9 @@ import click
 from gridctl.failure import OK, PARTIAL, exit_code
 from gridctl.fleet import Fleet
 from gridctl.fleet_lines import Outputs
+from gridctl.hosts import dialler
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
-from gridctl.provision import chosen, dialler, jobs_option, no_feed, only_option
+from gridctl.provision import chosen, jobs_option, no_feed, only_option
 from gridctl.render import Progress, is_terminal, print_json
 from gridctl.ssh import Ended
 from gridnode.errors import GridError, UsageError

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gridnode.errors import GridError, GridfileInvalid, HostKeyChanged, HostUnreachable
+from gridnode.model import Address
 from gridnode.servers import SSH_PORT, Server, parse_host_key
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ KEEP_ALIVE = 15.0
 MAX_OUTPUT = 256 * 1024
 """Bytes kept of what a command prints, its end; the server chooses how much that is."""
 _BLOCK = 64 * 1024
+_MAX_ADDRESS = 64
 _KINDS = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
 _RSA = ["rsa-sha2-512", "rsa-sha2-256"]
 
@@ -70,6 +72,45 @@ class Host:
             ) from exc
         except _errors() as exc:
             raise _unreachable(self.server, exc) from exc
+
+    @contextlib.asynccontextmanager
+    async def tunnel(self, path: Path, address: Address) -> AsyncIterator[None]:
+        """Inside the block, who connects to the socket at `path` reaches `address` as seen from the host, and stays.
+
+        HostUnreachable when nothing answers there, or the host's SSH server does not allow it.
+        """
+        import asyncssh
+
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, probe = await self._connection.open_connection(address.host, address.port)
+                probe.close()
+                listening = await self._connection.forward_local_path_to_port(str(path), address.host, address.port)
+        except asyncssh.ChannelOpenError as exc:
+            allowed = "" if exc.code == asyncssh.OPEN_CONNECT_FAILED else ": does its sshd have AllowTcpForwarding?"
+            raise HostUnreachable(
+                f"{self.server}: no way from there to {address}: {exc.reason.lower() or 'refused'}{allowed}",
+                hint=f"is gridnode running there? gridctl ssh {self.server.host} -- systemctl status gridnode",
+            ) from exc
+        except _errors() as exc:  # a timeout is an OSError
+            raise _unreachable(self.server, exc) from exc
+
+        try:
+            yield
+        finally:
+            listening.close()
+
+    async def seen_from(self) -> str:
+        """The address at which the host sees us, nothing when it does not say."""
+        with contextlib.suppress(*_errors()):
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                words = (await _run(self._connection, 'echo "$SSH_CONNECTION"', None, None)).output.split()
+                return words[0] if words and len(words[0]) <= _MAX_ADDRESS and words[0].isprintable() else ""
+        return ""
+
+    @property
+    def is_open(self) -> bool:
+        return not self._connection.is_closed()
 
     async def close(self) -> None:
         self._connection.close()

@@ -7,9 +7,10 @@ import click
 
 from gridctl.fleet import Fleet, HostResult
 from gridctl.fleet_lines import Lines
+from gridctl.hosts import dialler
 from gridctl.node_image import LocalImage, PackedImage, find_image
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
-from gridctl.provision import IMAGE, chosen, dialler, dry_run_option, finish, intent_of, no_feed, only_option
+from gridctl.provision import IMAGE, chosen, dry_run_option, finish, intent_of, no_feed, only_option
 from gridctl.render import Progress
 from gridctl.steps import PREVIOUS, Feed, Plan, rollback_plan, upgrade_plan
 from gridnode.errors import UsageError

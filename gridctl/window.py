@@ -17,6 +17,8 @@ MAX_CONCURRENCY = 1024
 _PATIENCE = 30.0
 _FIRST_WAIT = 0.02
 _LONGEST_WAIT = 1.0
+_LET_IN = 5.0
+"""Seconds after which a call that was not refused is in a task, or in a queue that it will get through."""
 
 
 class Cancellable(Protocol):
@@ -31,7 +33,7 @@ class Window:
     """`concurrency` calls under way; as many again wait to start, or are over and wait to be taken.
 
     ordered: outcomes come in the order in which their bodies were put, else as the calls end.
-    patient: what is refused for want of room is sent again, for up to 30 s.
+    patient: what is refused for want of room is sent again, until no call of the window has got anywhere for 30 s.
     """
 
     def __init__(self, start: Start, concurrency: int, ordered: bool = True, patient: bool = True) -> None:
@@ -43,11 +45,12 @@ class Window:
         self._concurrency = concurrency
         self._ordered = ordered
         self._patience = _PATIENCE if patient else 0.0
+        self._moved = self._loop.time()
         self._put = 0
         self._taken = 0
         self._free = concurrency
         self._queue: deque[tuple[int, bytes]] = deque()
-        self._calls: dict[int, Cancellable] = {}
+        self._calls: dict[int, tuple[float, Cancellable]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._over: dict[int, Outcome] = {}
         self._closed = False
@@ -72,7 +75,7 @@ class Window:
             self._finish(number, Outcome(error=body, started=False, attempts=0))
         elif self._free:
             self._free -= 1
-            self._go(number, body, None)
+            self._go(number, body)
         else:
             self._queue.append((number, body))
 
@@ -113,7 +116,7 @@ class Window:
         for timer in self._timers.values():
             timer.cancel()
         calls, self._calls = self._calls, {}
-        for call in calls.values():
+        for _, call in calls.values():
             call.cancel()
         self.ring()
         _ring(self._space)
@@ -123,34 +126,38 @@ class Window:
     def _is_ready(self) -> bool:
         return self._taken in self._over if self._ordered else bool(self._over)
 
-    def _go(self, number: int, body: bytes, since: float | None, wait: float = _FIRST_WAIT) -> None:
+    def _go(self, number: int, body: bytes, wait: float = _FIRST_WAIT) -> None:
         self._timers.pop(number, None)
         try:
-            self._calls[number] = self._start(body, partial(self._ended, number, body, since, wait))
+            self._calls[number] = self._loop.time(), self._start(body, partial(self._ended, number, body, wait))
         except GridError as exc:
             self._release()
             self._finish(number, Outcome(error=exc, started=False, attempts=0))
 
-    def _ended(self, number: int, body: bytes, since: float | None, wait: float, outcome: Outcome) -> None:
+    def _ended(self, number: int, body: bytes, wait: float, outcome: Outcome) -> None:
         self._calls.pop(number, None)
         if self._closed:
             return
-        if outcome.error and isinstance(outcome.error, NoCapacity) and not outcome.started:
-            now = self._loop.time()
-            since = now if since is None else since
-            if now - since < self._patience:
-                delay = wait * random.uniform(0.5, 1.0)
-                again = partial(self._go, number, body, since, min(2 * wait, _LONGEST_WAIT))
-                self._timers[number] = self._loop.call_later(delay, again)
-                return
+        now = self._loop.time()
+        if not (outcome.error and isinstance(outcome.error, NoCapacity) and not outcome.started):
+            self._moved = now
+        elif now - self._moved < self._patience or self._is_under_way(now):
+            delay = wait * random.uniform(0.5, 1.0)
+            again = partial(self._go, number, body, min(2 * wait, _LONGEST_WAIT))
+            self._timers[number] = self._loop.call_later(delay, again)
+            return
         self._release()
         self._finish(number, outcome)
+
+    def _is_under_way(self, now: float) -> bool:
+        """Whether some call was let in, and has not ended yet."""
+        return any(now - sent > _LET_IN for sent, _ in self._calls.values())
 
     def _release(self) -> None:
         """A call is over: the next one starts."""
         if self._queue:
             number, body = self._queue.popleft()
-            self._go(number, body, None)
+            self._go(number, body)
         else:
             self._free += 1
 

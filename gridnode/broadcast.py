@@ -176,7 +176,7 @@ def _missing(member: Member, task: TaskName) -> tuple[str, GridError] | None:
     if member.state is not MemberState.ALIVE:
         return member.state.value, NoNode(f"{record.name} is {member.state}: it was not asked")
     if record.draining:
-        return "draining", NotReady(f"{record.name} is going down: it was not asked")
+        return "draining", NotReady(f"{record.name} is draining: it was not asked")
     if task not in record.tasks:
         return "no task", TaskNotFound(f"{record.name} does not serve {task}: it was not asked")
     return None

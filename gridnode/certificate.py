@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MAX_SIZE: Final = 4096
+_SIGNATURE_SIZE: Final = 64
 COMMON_NAME: Final = NameOID.COMMON_NAME
 ORGANIZATIONAL_UNIT: Final = NameOID.ORGANIZATIONAL_UNIT_NAME
 INVALID: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, InvalidSignature, UserWarning)
@@ -86,6 +87,10 @@ def from_der(der: bytes) -> x509.Certificate:
     """The certificate; one of INVALID when it is none of version 3. Its names are parsed, and may fail, on access."""
     if len(der) > MAX_SIZE:
         raise ValueError(f"a certificate of {len(der)} bytes")
+    if der[-_SIGNATURE_SIZE - 1 : -_SIGNATURE_SIZE] != b"\0":
+        raise ValueError(
+            "not a signature of whole bytes: the library would let that pass, and one certificate have two spellings"
+        )
     return _version_3(x509.load_der_x509_certificate(der))
 
 

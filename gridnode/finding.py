@@ -8,8 +8,11 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from gridnode.checks import Multicast, check_multicast, check_nat, neighbours
+from gridnode.diagnosis import Check
+from gridnode.discovery import OnSighting
 from gridnode.discovery.dht_discovery import DhtDiscovery
-from gridnode.discovery.interfaces import multicast_interfaces, own_addresses
+from gridnode.discovery.interfaces import multicast_interfaces, own_addresses, own_networks
 from gridnode.discovery.mdns import MdnsDiscovery
 from gridnode.discovery.observed import ObservedHosts
 from gridnode.gridfile import Card, parse_address
@@ -19,11 +22,12 @@ from gridnode.model import Address, NodeId, Sighting
 from gridnode.remembered import RememberedPeers
 from gridnode.settings import Settings
 
-__all__ = ["Finding"]
+__all__ = ["Finding", "own_places"]
 
 log = structlog.get_logger()
 
 _LOOK_EVERY = 1.0
+_MAX_HEARD = 4096
 _LONELY_AFTER = 60
 """Looks after which a node that is alone tries all it remembers again."""
 
@@ -40,10 +44,23 @@ class Finding:
         self._remembered = RememberedPeers(settings.data_dir / "peers", time.time())
         self._interfaces = multicast_interfaces()
         self._renewed: list[DhtDiscovery | MdnsDiscovery] = []
+        self._heard: set[NodeId] = set()
+        self._refused = ""
 
     def seen_at(self, peer: NodeId, host: str) -> None:
         """A peer says where it sees this node."""
         self._observed.hear(peer, host)
+
+    def renew(self, credentials: Credentials) -> None:
+        """Announce with these from now on."""
+        self._credentials = credentials
+        for source in self._renewed:
+            if isinstance(source, DhtDiscovery):
+                source.show(credentials)
+
+    def forget(self, node: NodeId) -> None:
+        """It is gone for good: look for it no more."""
+        self._remembered.forget(node)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Be found, and report others to the mesh; what the network refuses is said, and the rest goes on."""
@@ -51,9 +68,10 @@ class Finding:
             self._mesh.sighted(Sighting(seed), seed=True)
         self._sight_remembered()
         if self._settings.dht:
-            await self._open("no DHT here; other ways find peers", self._dht(), stack)
+            await self._open("no DHT here; other ways find peers", self._dht(), stack, self._mesh.sighted)
         if self._settings.mdns:
-            await self._open("no multicast here; other ways find peers", self._mdns(), stack)
+            said = await self._open("no multicast here; other ways find peers", self._mdns(), stack, self._hear)
+            self._refused = said
 
     async def run(self) -> None:
         """Until cancelled: follow interfaces, and write down who is linked."""
@@ -68,16 +86,41 @@ class Finding:
                 await asyncio.to_thread(self._remembered.save)
             await asyncio.sleep(_LOOK_EVERY)
 
+    async def look(self) -> list[Check]:
+        """For the doctor: NAT and multicast."""
+        records = [record for record, _ in self._mesh.alive()]
+        own = {address.host for address in own_addresses(self._settings.port)}
+        found = Multicast(
+            self._settings.mdns,
+            self._refused,
+            len(self._interfaces),
+            frozenset(record.name for record in records if record.id in self._heard),
+            neighbours(records, own_networks()),
+            time.time() - self._mesh.record().started,
+        )
+        nat = check_nat(self._observed.hosts(own), bool(self._settings.advertise), self._settings.port)
+        return [nat, check_multicast(found)]
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    async def _open(self, refused: str, source: DhtDiscovery | MdnsDiscovery, stack: AsyncExitStack) -> None:
+    async def _open(
+        self, refused: str, source: DhtDiscovery | MdnsDiscovery, stack: AsyncExitStack, sighted: OnSighting
+    ) -> str:
+        """Why it could not begin; nothing when it has."""
         try:
-            await source.start(self._mesh.sighted)
+            await source.start(sighted)
         except OSError as exc:
             log.warning(refused, error=str(exc))
-            return
+            return str(exc)
         self._renewed.append(source)
         stack.push_async_callback(source.close)
+        return ""
+
+    def _hear(self, sighting: Sighting) -> None:
+        """Multicast tells of somebody; what is sealed is told by members alone."""
+        if sighting.node and len(self._heard) < _MAX_HEARD:
+            self._heard.add(sighting.node)
+        self._mesh.sighted(sighting)
 
     def _mdns(self) -> MdnsDiscovery:
         key = self._card.network_key
@@ -117,9 +160,14 @@ class Finding:
             source.renew()
 
     def _addresses(self) -> tuple[Address, ...]:
-        given = [parse_address(text) for text in self._settings.advertise]
-        if given:
-            return tuple(address for address in given if address)
-        own = own_addresses(self._settings.port)
+        own = own_places(self._settings)
+        if self._settings.advertise:
+            return own
         seen = self._observed.hosts({address.host for address in own})
         return (*own, *(Address(host, self._settings.port) for host in seen))
+
+
+def own_places(settings: Settings) -> tuple[Address, ...]:
+    """Where a node listens as far as it can tell by itself: what it is told to advertise, else its interfaces."""
+    given = [parse_address(text) for text in settings.advertise]
+    return tuple(address for address in given if address) or own_addresses(settings.port)

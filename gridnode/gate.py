@@ -60,6 +60,11 @@ class Gate:
                 "this node was revoked: no other talks to it", hint="give it a new card, or take it out of service"
             )
 
+    def renew(self, until: float) -> None:
+        """This node's own certificate lasts longer now."""
+        self._until = until
+        self._warn_at = until - WARN_WITHIN
+
     def tick(self) -> None:
         """Let time pass: links end with the certificate they were opened by."""
         now = self._now()
@@ -71,7 +76,7 @@ class Gate:
         if now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY
             days = max(0.0, self._until - now) / 86_400
-            hint = "a new card: `gridctl provision`, or `gridctl cloud-init` for servers that boot by themselves"
+            hint = "`gridctl renew`; for servers that boot by themselves, new ones with fresh `gridctl cloud-init`"
             log.warning("this node's card expires", days=round(days, 1), hint=hint)
 
     def _end(self, transport: asyncio.Transport, peer: PeerIdentity, why: str) -> None:

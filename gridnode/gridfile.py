@@ -25,6 +25,7 @@ from gridnode.toml_text import (
 
 __all__ = [
     "MAX_TEXT",
+    "VIAS",
     "Card",
     "Gridfile",
     "Server",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 CARD_VERSION: Final = 1
+VIAS: Final = ("auto", "direct", "ssh")
+"""To the nodes' port; through SSH on their servers; auto: the first, and the second where nobody answers."""
 SECRET_SIZE: Final = 32
 SECRET_PREFIX: Final = "grid1-"
 MAX_SERVERS: Final = 10_000
@@ -68,6 +71,7 @@ _GRIDFILE_KEYS: Final[dict[str, type]] = {
     "settings": dict,
     "image": str,
     "image_url": str,
+    "via": str,
     "host_keys": dict,
     "share": dict,
 }
@@ -105,6 +109,7 @@ class Gridfile:
 
     image: what servers pull from its registry; empty: it comes to them by SSH. host_keys: `Server.place` to key.
     image_url: where servers that boot by themselves load it from. share: in a user's Gridfile, in place of all secrets.
+    via: how clients reach nodes, one of VIAS, or empty where the Gridfile does not say.
     """
 
     grid_name: str
@@ -117,6 +122,7 @@ class Gridfile:
     local_deploys: bool = False
     image: str = ""
     image_url: str = ""
+    via: str = ""
     host_keys: Mapping[str, str] = field(default_factory=dict)
     share: Share | None = None
     path: str = field(default="Gridfile", compare=False)
@@ -186,6 +192,7 @@ def parse_gridfile(text: str, path: str = "Gridfile") -> Gridfile:
         local_deploys=bool(settings.get("local_deploys", False)),
         image=_image(table, source),
         image_url=_image_url(table, source),
+        via=_via(table, source),
         host_keys=_host_keys(table, source),
         share=_share(table, source),
         path=path,
@@ -228,6 +235,8 @@ def render_gridfile(gridfile: Gridfile) -> str:
     if gridfile.image_url:
         url = quote(gridfile.image_url)
         optional.append(f"# Servers that boot by cloud-init load gridnode from here\nimage_url = {url}\n")
+    if gridfile.via:
+        optional.append(f"# How gridctl reaches the nodes\nvia = {quote(gridfile.via)}\n")
     settings = "\n[settings]\nlocal_deploys = true\n" if gridfile.local_deploys else ""
     if gridfile.host_keys:
         pins = "".join(f"{quote(place)} = {quote(key)}\n" for place, key in gridfile.host_keys.items())
@@ -342,6 +351,13 @@ def _image_url(table: dict[str, Any], source: Source) -> str:
             "as in 'https://example.com/gridnode.tar.gz#sha256=…'; with http the hash is a must",
         )
     return url
+
+
+def _via(table: dict[str, Any], source: Source) -> str:
+    via: str = table.get("via", "")
+    if via and via not in VIAS:
+        raise source.fault(f"`via` must be one of {', '.join(VIAS)}")
+    return via
 
 
 def _share(table: dict[str, Any], source: Source) -> Share | None:

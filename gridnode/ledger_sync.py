@@ -8,6 +8,7 @@ import structlog
 
 from gridnode.audit import check_pair
 from gridnode.errors import GridError, LedgerError
+from gridnode.files_document import FILES, open_files
 from gridnode.image_document import IMAGE, open_image
 from gridnode.ledger import (
     CURRENT,
@@ -27,6 +28,8 @@ from gridnode.ledger import (
 )
 from gridnode.link.protocol import Link
 from gridnode.model import NodeId, Order, Release
+from gridnode.node_document import NODE, open_node_order
+from gridnode.renewal import RENEWAL, open_renewal
 from gridnode.revocation import REVOCATION, open_revocation
 from gridnode.wire import Frame, Op
 
@@ -40,6 +43,9 @@ _CHECKS: dict[str, Callable[[Document], object]] = {
     SECRET: open_sealed,
     IMAGE: open_image,
     REVOCATION: open_revocation,
+    RENEWAL: open_renewal,
+    NODE: open_node_order,
+    FILES: open_files,
 }
 """What an operator may put is what this version can read, of the kinds it knows."""
 
@@ -61,6 +67,9 @@ class LedgerSync:
         on_secrets: Callable[[list[Document]], None] = lambda documents: None,
         on_images: Callable[[list[Document]], None] = lambda documents: None,
         on_revocations: Callable[[list[Document]], None] = lambda documents: None,
+        on_renewals: Callable[[list[Document]], None] = lambda documents: None,
+        on_node_orders: Callable[[list[Document]], None] = lambda documents: None,
+        on_files: Callable[[list[Document]], None] = lambda documents: None,
     ) -> None:
         self._path = path
         self._verified = verified
@@ -71,6 +80,9 @@ class LedgerSync:
         self._on_secrets = on_secrets
         self._on_images = on_images
         self._on_revocations = on_revocations
+        self._on_renewals = on_renewals
+        self._on_node_orders = on_node_orders
+        self._on_files = on_files
         self._ledger = Ledger()
         self._saving = asyncio.Lock()
         self._saves: set[asyncio.Task[None]] = set()
@@ -100,6 +112,10 @@ class LedgerSync:
             except LedgerError as exc:
                 log.error("an order cannot be read by this version", task=document.name, error=exc.message)
         return orders
+
+    def order_sequences(self) -> dict[str, int]:
+        """Of the order for each task file."""
+        return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
 
     def documents(self, kind: str = "") -> list[Document]:
         """All of them, or those of one kind."""
@@ -152,8 +168,11 @@ class LedgerSync:
 
     def _follow(self) -> None:
         self._on_revocations(self._ledger.documents(REVOCATION))
+        self._on_renewals(self._ledger.documents(RENEWAL))
+        self._on_node_orders(self._ledger.documents(NODE))
         self._on_secrets(self._ledger.documents(SECRET))
         self._on_images(self._ledger.documents(IMAGE))
+        self._on_files(self._ledger.documents(FILES))
         self._on_orders(self.orders)
         try:
             release = self.release

@@ -24,6 +24,7 @@ from gridnode.swim.events import (
     Drop,
     Effect,
     Event,
+    Forget,
     FoundSelf,
     LinkedUp,
     LinkLost,
@@ -119,6 +120,9 @@ class Membership:
                 self._dialling.addresses.found_self(address)
             case Wanted(node):
                 return self._dialling.wanted(node, now)
+            case Forget(node, incarnation):
+                if self._rows.bury(node, incarnation):
+                    self._forget(node)
         return []
 
     def members(self) -> list[Member]:
@@ -227,7 +231,8 @@ class Membership:
             return self._heard_of_self(record)
         row = self._rows.get(record.id)
         if row is None:
-            row = None if record.gone else self._newcomer(record, signed, now, proven=False)
+            is_gone = record.gone or self._rows.is_buried(record)
+            row = None if is_gone else self._newcomer(record, signed, now, proven=False)
             if row is None:
                 return []
             self._exchange.rumours.spread(record.id, signed, self.size, source)

@@ -10,6 +10,7 @@ import structlog
 from gridnode import gossip, messages, wire
 from gridnode.errors import BodyInvalid, GridError, LinkClosed, NodeDuplicated, NodeNotFound
 from gridnode.hearsay import Hearsay
+from gridnode.hellos import Hellos, is_same_life
 from gridnode.link.pool import LinkPool
 from gridnode.link.protocol import Link
 from gridnode.membership import Membership
@@ -22,6 +23,7 @@ from gridnode.swim.events import (
     Drop,
     Effect,
     Event,
+    Forget,
     FoundSelf,
     LinkedUp,
     LinkLost,
@@ -86,7 +88,7 @@ class Mesh:
         self._compare_due = self._loop.time() + _COMPARE_EVERY
         self._compare_turn = 0
         self._complain_due = 0.0
-        self._lives: dict[NodeId, NodeRecord] = {}
+        self._hellos = Hellos()
         self._dials: set[asyncio.Task[None]] = set()
         self._waiting: dict[NodeId, set[asyncio.Future[None]]] = {}
         self._speak()
@@ -188,6 +190,9 @@ class Mesh:
         return messages.encode(tasks)
 
     # -- time -------------------------------------------------------------------------------------------------------
+    def forget(self, node: NodeId, incarnation: int) -> None:
+        """An operator says that it is gone, up to this incarnation."""
+        self._handle(Forget(node, incarnation))
 
     async def run(self, tick: float) -> None:
         """Until cancelled: let time pass for membership and links."""
@@ -258,24 +263,34 @@ class Mesh:
             link.close()
             return
         held = self._links.get(record.id)
-        if held and not _is_same_life(record, self._lives.get(record.id)):
+        if held and not self._hellos.is_same_life(record):
             held.abort(LinkClosed("the node has started anew"))
         is_main = self._links.add(record.id, link)
-        self._lives[record.id] = record
+        self._hellos[record.id] = record
         self._handle(LinkedUp(record, link.address))
         for waiting in self._waiting.pop(record.id, ()):
             if not waiting.done():
                 waiting.set_result(None)
         if is_main:
             self._on_link(link)
+            self._on_change()
+
+    def dial_anew(self, node: NodeId | None = None) -> None:
+        """Replace links that this node dialled, to one peer or to all, for a certificate has changed.
+
+        Calls under way end on the old one. A link lasts no longer than what it was opened with.
+        """
+        for peer, link in self._links:
+            if link.address and node in (None, peer):
+                self._carry_out(Dial(link.address))
 
     def _is_taken(self, link: Link, record: NodeRecord) -> bool:
         """Whether another machine has this id: ourselves, or one that still speaks on its own link."""
         if record.id == self._record.id:
-            return not _is_same_life(record, self._record)
+            return not is_same_life(record, self._record)
         held = self._links.get(record.id)
         is_heard = held is not None and held.is_open and self._loop.time() - held.last_heard < 2 * _PING_AFTER_APART
-        return is_heard and not _is_same_life(record, self._lives.get(record.id))
+        return is_heard and not self._hellos.is_same_life(record)
 
     def _refuse(self, link: Link, record: NodeRecord) -> None:
         error = NodeDuplicated(f"{record.name} ({record.id[:12]}): {_TWIN}", hint=_TWIN_HINT)
@@ -293,7 +308,7 @@ class Mesh:
 
     def unlinked(self, link: Link, node: NodeId) -> None:
         if self._links.remove(node, link):
-            self._lives.pop(node, None)
+            self._hellos.pop(node, None)
             self._handle(LinkLost(node))
 
     def heard(self, node: NodeId, frame: Frame) -> None:
@@ -320,6 +335,8 @@ class Mesh:
                 dial.add_done_callback(self._dials.discard)
             case Changed(member, before):
                 self._hearsay.want(member.record)
+                if self._hellos.outlasts(member.record, self._loop.time()):
+                    self.dial_anew(member.record.id)
                 if member.state is not before:
                     log.info("member", name=member.record.name, node=member.record.id, state=member.state, was=before)
                 self._changed()
@@ -365,10 +382,3 @@ class Mesh:
         except Exception:
             log.exception("dial failed", address=str(address))
             self._handle(DialFailed(address))
-
-
-def _is_same_life(record: NodeRecord, known: NodeRecord | None) -> bool:
-    """Of one id: a node may raise its incarnation, but not when and where it started."""
-    if known is None or record.incarnation == known.incarnation:
-        return True
-    return (record.started, record.addresses) == (known.started, known.addresses)

@@ -12,6 +12,8 @@ PROCESSES       task file or nothing        tuple[ProcessReport]        operator
 PROCESSES       task file or nothing        ProcessReport               node
 LOGS            LogQuery                    LogReply                    operator, node; of tasks: user
 IMAGES          NodeId or nothing           tuple[ImageStatus]          operator, node
+ISSUER          NodeId or nothing           its card's issuer, in PEM   operator, node
+FILES           -                           tuple[ImageStatus]          operator, node
 LEDGER_PUT      Document, its audit entry   -                           operator
 LEDGER_GET      kind or nothing             tuple[Document], new first  operator
 CHUNKS_MISSING  tuple[ChunkHash]            tuple[ChunkHash]            operator
@@ -19,6 +21,9 @@ CHUNKS_PUT      tuple[ChunkPart]            -                           operator
 CHUNKS_GET      tuple[ChunkHash]            tuple[ChunkPart]            operator, node
 SCRUB           SCRUB_START or nothing      ScrubReport                 operator, node
 PIECE_GET       PieceGet                    PieceParts                  node
+DOCTOR          -                           Diagnosis                   operator, node
+PING            -                           -                           operator, node
+ROUND_TRIPS     how many or nothing         tuple[RoundTrip]            operator, node
 PUBLISH         list[(topic, JSON)]         list[int]: how many listen  operator, local
 PUBLISH         JSON, named by topic        JSON: how many listen       a sandbox, of its node
 SUBSCRIBE       list[pattern]               - until it is given up      operator, user, local
@@ -111,6 +116,7 @@ class CallMeta(msgspec.Struct, omit_defaults=True):
     """Metadata of an INVOKE. id: the invocation's; node: where an operator wants it run, id, prefix or name.
 
     depth: how many tasks called tasks to get here. topic: of the event that the call delivers.
+    spread: over how many nodes the caller spreads its calls itself, so that each is best run where it arrives.
     attempt: which try to run it this is. key: its idempotency key, 1 to MAX_KEY printable ASCII characters.
     """
 
@@ -120,6 +126,7 @@ class CallMeta(msgspec.Struct, omit_defaults=True):
     depth: int = 0
     topic: str = ""
     key: str = ""
+    spread: int = 0
 
 
 class NestedMeta(msgspec.Struct):

@@ -76,6 +76,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     max_restarts: within a minute, past which the task is errored. on: labels a node must have to serve it.
     topics: patterns of the events it gets.
     health: a function of the file that says whether an instance is well, or a path of its HTTP server; none when empty.
+    files: names of directories that the grid keeps, at /files/NAME.
     code: 64 hex digits that change with whatever the task may read of its project; nothing when that is not known.
     """
 
@@ -100,6 +101,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     deliver: Deliver = Deliver.ONE
     health: str = ""
     code: str = ""
+    files: tuple[str, ...] = ()
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -189,6 +191,19 @@ class Image(msgspec.Struct, frozen=True):
     by: str = ""
 
 
+class FileSet(msgspec.Struct, frozen=True):
+    """A read-only directory that the grid keeps for tasks. root: its tree's; size: bytes of all `count` files.
+
+    created: unix seconds; by: who pushed it.
+    """
+
+    root: Root
+    size: int
+    count: int
+    created: int
+    by: str = ""
+
+
 class ImageState(enum.StrEnum):
     WAITING = "waiting"
     FETCHING = "fetching"
@@ -199,7 +214,7 @@ class ImageState(enum.StrEnum):
 
 
 class ImageStatus(msgspec.Struct, frozen=True):
-    """How far one node is with one image. id: Image.id; have/total: bytes of chunks."""
+    """How far one node is with one image, or set of files. id: Image.id, FileSet.root; have/total: bytes of chunks."""
 
     name: str
     id: str
@@ -220,11 +235,12 @@ class Runtime(msgspec.Struct, frozen=True):
 class NodeRecord(msgspec.Struct, frozen=True):
     """What a node says of itself; a higher (incarnation, version of record) replaces a lower one.
 
-    draining: it is about to go and takes no new calls. interest: the version of what it listens to.
+    draining: it takes no new calls, for it is about to go, or an operator wants none there.
+    interest: the version of what it listens to.
     runtime: what its Python tasks run on, where they name no image; unknown of a node that is older.
-    until: unix seconds when its card ends, 0 of a node that is older.
     refuted: how often in this life it has objected to being called suspect or dead. gone: it has left in order.
     served: digest of `tasks`, which stay behind when a record travels; labels: its card's.
+    until: unix seconds when its card ends, 0 of a node that is older. drained: it drains because an operator says so.
     """
 
     id: NodeId
@@ -245,6 +261,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     gone: bool = False
     served: str = ""
     labels: dict[str, str] = {}
+    drained: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -12,22 +11,21 @@ import structlog
 
 from gridnode.api import Api
 from gridnode.broadcast import Broadcasts
-from gridnode.discovery.interfaces import own_addresses
+from gridnode.doctor import Doctor, Look
 from gridnode.errors import LinkClosed, SandboxError
 from gridnode.event_stream import EventStreams
 from gridnode.events import Events
 from gridnode.fast_door import FastDoor
 from gridnode.files import node_key, write_durably
-from gridnode.finding import Finding
+from gridnode.finding import Finding, own_places
 from gridnode.gate import Gate
 from gridnode.gossip import sign_record
 from gridnode.gridfile import Card
 from gridnode.http_stream import HttpStreams
-from gridnode.identity import issue_leaf
-from gridnode.image_document import canonical
+from gridnode.identity import Credentials
 from gridnode.kept_logs import KeptLogs
 from gridnode.keyed import Keyed
-from gridnode.ledger import ORDER, RELEASE, open_release, verifier
+from gridnode.ledger import RELEASE, open_release, verifier
 from gridnode.ledger_sync import LedgerSync
 from gridnode.link import Cancel, Invoker, LinkEnd, LinkLimits
 from gridnode.link.client import RemoteInvoker, dial
@@ -36,44 +34,36 @@ from gridnode.link.local import SOCKET, by_permission, listening_locally
 from gridnode.link.pool import BulkLinks, LinkPool
 from gridnode.link.protocol import Link
 from gridnode.link.server import BulkEnd, LinkServer
-from gridnode.link.tls import client_context, server_context
 from gridnode.logs import Logs
+from gridnode.looks import looks
 from gridnode.membership import Membership
 from gridnode.mesh import Mesh
 from gridnode.messages import MAX_LOG_SIZE
-from gridnode.model import (
-    Address,
-    Done,
-    Invocation,
-    NodeId,
-    Release,
-    ReleaseState,
-    ReleaseStatus,
-    Role,
-    Root,
-)
+from gridnode.model import Address, Done, Invocation, NodeId, Release, ReleaseState, ReleaseStatus, Role, Root
+from gridnode.node_orders import NodeOrders
 from gridnode.on_demand import OnDemand
 from gridnode.operations import Operations, invokes, takes
+from gridnode.own_card import OwnCard
 from gridnode.own_log import read_own_log
 from gridnode.processes import Processes
 from gridnode.receipts import Receipts
 from gridnode.room import Room
+from gridnode.round_trips import RoundTrips
 from gridnode.router import Router, RouterLimits, Target
 from gridnode.sandbox.docker import DockerSandbox
 from gridnode.sandbox.docker_images import DockerImages
 from gridnode.sandbox.nested import Onward
 from gridnode.sandbox.place import Place
 from gridnode.sandbox.pool import Pool
-from gridnode.sandbox.roster import RestartPolicy
 from gridnode.sandbox.runtime_files import lay_out
 from gridnode.sandbox.spec import SANDBOX_USER
-from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.secrets import Secrets
 from gridnode.settings import Settings
-from gridnode.start import listening, make_private, own_record
-from gridnode.sync.disk import ReleaseDisk
+from gridnode.shipped import open_files, open_images
+from gridnode.start import listening, make_private, own_name, own_record, pool_limits
+from gridnode.sync.disk import FilesDisk, ReleaseDisk
 from gridnode.sync.exchange import Exchange
-from gridnode.sync.images import ImageLimits, Images
+from gridnode.sync.images import Images
 from gridnode.sync.release import Releases
 from gridnode.sync.scrub import Scrub
 from gridnode.sync.store import DiskChunkStore
@@ -93,30 +83,31 @@ class Node:
         self._settings = settings
         self._card = card
         make_private(settings.data_dir, "GRIDNODE_DATA_DIR")
-        key = node_key(settings.data_dir / "node.key")
-        self._credentials = issue_leaf(card, key, time.time())
-        self.id = self._credentials.node
-        self._gate = Gate(time.time, self._credentials.issuer, self._credentials.until)
-        self._server_context = server_context(self._credentials)
-        self._client_context = client_context(self._credentials)
+        self._own = OwnCard(card, settings.data_dir, time.time)
+        credentials = self._own.credentials
+        self.id = credentials.node
+        self._gate = Gate(time.time, credentials.issuer, credentials.until)
+        self._name = own_name(settings, self.id)
         self._link_limits = LinkLimits()
         self._terms = Terms(settings.call_timeout)
         limits = RouterLimits(settings.max_calls, settings.max_calls_size)
-        self._router = Router(self._targets, limits, self._terms.is_idempotent)
+        self._router = Router(self._targets, limits, self._terms.is_idempotent, self.id)
         self._secrets = Secrets(card.network_key, SANDBOX_USER)
         self._links = LinkPool(self.id, settings.silent_after)
-        self._bulk = BulkLinks(lambda address: self._dial(address, BulkEnd()))
+        self._bulk = BulkLinks(self._dial_bulk)
         self._mesh = Mesh(
-            own_record(self._credentials, settings, card, own_addresses(settings.port)),
+            own_record(credentials, self._name.text, settings, card, own_places(settings)),
             Membership(self.id, settings.membership, secrets.token_bytes(16)),
             self._links,
             dialler=lambda address: self._dial(address, self._server),
             on_change=self._router.refresh,
             on_link=self._on_link,
             on_event=self._heard,
-            sign=partial(sign_record, key),
+            sign=partial(sign_record, node_key(settings.data_dir / "node.key")),
         )
-        self._finding = Finding(settings, card, self._credentials, self._mesh)
+        self._finding = Finding(settings, card, credentials, self._mesh)
+        self._own.on_renewed = self._on_renewed
+        self._orders = NodeOrders(self.id, self._on_drain, self._on_forget)
         self._events = Events(
             card.labels,
             self._links.get,
@@ -149,13 +140,16 @@ class Node:
             self._transfers = Transfers(asyncio.get_running_loop().time, settings.upload_quiet)
             self._sweep = ChunkSweep(store, self._transfers, self._roots)
             self._exchange = Exchange(store, self._mesh.tell, self._links.get)
-            engine = DockerImages()
-            stack.callback(engine.close)
-            self._images = self._open_images(engine, store)
+            self._engine = DockerImages()
+            stack.callback(self._engine.close)
+            self._images = self._open_images(store)
             fetcher = self._fetcher(store)
+            trees = FilesDisk(store, settings.data_dir)
+            self._files = open_files(settings, trees, fetcher, self._pool, self._sweep.wake)
             self._scrub = Scrub(store, lambda root: fetcher(lambda have, total: None).run(root), self._roots)
             store.on_invalid = self._scrub.found_bad
-            self._releases = Releases(self.id, disk, self._pool, fetcher, self._on_status, self._images.ready)
+            ready = self._images.ready, self._files.ready
+            self._releases = Releases(self.id, disk, self._pool, fetcher, self._on_status, *ready)
             self._ledger = self._open_ledger()
             self._ledger.load()
             self._server = self._open_server(store)
@@ -169,43 +163,24 @@ class Node:
 
     async def _open_pool(self, sandbox: DockerSandbox) -> Pool:
         settings = self._settings
-        limits = PoolLimits(
-            max_queued=settings.max_queued,
-            max_queued_size=settings.max_queued_size,
-            cancel_grace=settings.cancel_grace,
-            stop_grace=settings.stop_grace,
-            drain_timeout=settings.drain_timeout,
-            adopt_timeout=settings.adopt_timeout,
-            restarts=RestartPolicy(settings.restart_first, settings.restart_last),
-            start_timeout=settings.start_timeout,
-            starts_at_once=settings.starts_at_once,
-        )
         image = settings.sandbox_image or await sandbox.own_image()
+        python = "" if settings.sandbox_image else settings.sandbox_python
         if not image:
             raise SandboxError("gridnode runs in no container here", hint="set GRIDNODE_SANDBOX_IMAGE to its image")
         run_dir = settings.run_dir / self.id[:8]
         make_private(run_dir, "GRIDNODE_RUN_DIR")
         runtimes = await asyncio.to_thread(lay_out, settings.data_dir / "runtimes")
         secret_files, node_image = self._secrets.mount, settings.node_image
-        place = Place(self.id, settings.name, self._card.tag, image, run_dir, secret_files, node_image, runtimes)
+        about = self.id, self._name.text, self._card.tag, image, run_dir, secret_files, node_image, runtimes, python
+        place = Place(*about, lambda name: self._files.directory(name))  # noqa: PLW0108 - they are opened later
         onward = Onward(self._router.route, self._terms.timeout, self._events.publish)
-        pool = Pool(place, self._card.labels, sandbox, limits, self._on_tasks, onward)
+        pool = Pool(place, self._card.labels, sandbox, pool_limits(settings), self._on_tasks, onward)
         await pool.find()
         return pool
 
-    def _open_images(self, engine: DockerImages, store: DiskChunkStore) -> Images:
-        settings = self._settings
-        return Images(
-            engine,
-            store,
-            self._fetcher(store),
-            settings.data_dir / "images",
-            write_durably,
-            lambda: shutil.disk_usage(settings.data_dir).free,
-            lambda: {canonical(task.image) or "" for release in self._kept_releases() for task in release.tasks},
-            self._sweep.wake,
-            ImageLimits(settings.max_image_size, settings.disk_reserve, settings.image_timeout),
-        )
+    def _open_images(self, store: DiskChunkStore) -> Images:
+        references = lambda: [task.image for release in self._kept_releases() for task in release.tasks]  # noqa: E731
+        return open_images(self._settings, self._engine, store, self._fetcher(store), references, self._sweep.wake)
 
     def _open_ledger(self) -> LedgerSync:
         return LedgerSync(
@@ -218,11 +193,15 @@ class Node:
             self._secrets.follow,
             self._images.follow,
             self._gate.follow,
+            self._own.follow,
+            self._orders.follow,
+            self._files.follow,
         )
 
     def _open_server(self, store: DiskChunkStore) -> LinkServer:
         chunks = ChunkOps(store, self._transfers.upload)
-        processes = Processes(self.id, self._mesh.members, self._mesh.reach, self._pool.processes, self._orders)
+        sequences = self._ledger.order_sequences
+        processes = Processes(self.id, self._mesh.members, self._mesh.reach, self._pool.processes, sequences)
         operations = Operations(
             self.id,
             self._mesh.members,
@@ -234,12 +213,20 @@ class Node:
             self._logs.answer,
             self._images.here,
             self._scrub.answer,
+            lambda: self._own.card.issuer,
+            Doctor(self._looks()).answer,
+            RoundTrips(self.id, self._mesh.members, self._links.get).answer,
+            self._files.here,
         )
         routes = invokes(self._keyed, self._router)
         events = takes(self._events, self._broadcasts) | self._exchange.takes()
         longest, on_seen = self._settings.max_call_timeout, self._finding.seen_at
         ops = operations.table() | {(Role.NODE, Op.TASKS): self._mesh.task_list}
         return LinkServer(self._mesh, ops, routes, self._terms.timeout, longest, events, on_seen)
+
+    def _looks(self) -> dict[str, Look]:
+        image, ledger = self._pool.image, self._ledger
+        return looks(self._settings, self._finding, self._mesh, self._engine, image, ledger, self._dial_bulk)
 
     def _fetcher(self, store: DiskChunkStore) -> Callable[[Progress], Fetch]:
         sources = Sources(lambda: [record.id for record, _ in self._mesh.alive()], self._bulk_link)
@@ -253,7 +240,7 @@ class Node:
         host, port, limits = self._settings.listen, self._settings.port, self._link_limits
         with listening(host or "every address", port, "GRIDNODE_PORT"):
             new = partial(Link, self._server, limits, self._gate.identify)
-            self._door = Door(host, port, new, self._server_context, limits.hello_timeout)
+            self._door = Door(host, port, new, self._own.server_context, limits.hello_timeout)
         stack.callback(self._door.close)
         log.info("link listening", port=self._door.port)
         run_dir, group = self._settings.run_dir, self._settings.client_group
@@ -289,10 +276,11 @@ class Node:
                 group.create_task(self._report_load(), name="load"),
                 group.create_task(self._pool.sweep(), name="sweep"),
                 group.create_task(self._images.run(), name="images"),
+                group.create_task(self._files.run(), name="files"),
                 group.create_task(self._sweep.run(), name="sweep-chunks"),
                 group.create_task(self._scrub.run(), name="scrub"),
+                group.create_task(self._finding.run(), name="finding"),
             ]
-            jobs.append(group.create_task(self._finding.run(), name="finding"))
             await self._finding.start(stack)  # announcing takes a second or two: what served before serves meanwhile
             await stop.wait()
             jobs[0].cancel()
@@ -318,7 +306,10 @@ class Node:
     # -- what happens -----------------------------------------------------------------------------------------------
 
     async def _dial(self, address: Address, end: LinkEnd) -> Link:
-        return await dial(address, end, self._client_context, self._gate.identify, self._link_limits)
+        return await dial(address, end, self._own.client_context, self._gate.identify, self._link_limits)
+
+    async def _dial_bulk(self, address: Address) -> Link:
+        return await self._dial(address, BulkEnd())
 
     async def _bulk_link(self, node: NodeId) -> Link:
         main, member = self._links.get(node), self._mesh.get(node)
@@ -363,10 +354,21 @@ class Node:
     def _roots(self) -> list[Root]:
         """Of every tree that stays: releases, those before them, and images."""
         known = [open_release(document) for document in self._ledger.documents(RELEASE)]
-        return [release.root for release in (*known, *self._kept_releases())] + self._images.roots
+        return [release.root for release in (*known, *self._kept_releases())] + self._images.roots + self._files.roots
 
-    def _orders(self) -> dict[str, int]:
-        return {document.name: document.sequence for document in self._ledger.documents(ORDER)}
+    def _on_renewed(self, credentials: Credentials) -> None:
+        self._gate.renew(credentials.until)
+        self._finding.renew(credentials)
+        self._mesh.update(at_once=True, until=int(credentials.until))
+        self._mesh.dial_anew()
+
+    def _on_drain(self, wanted: bool) -> None:
+        self._pool.hold(wanted)
+        self._mesh.update(True, draining=self._pool.is_draining, drained=wanted, load=self._pool.load)
+
+    def _on_forget(self, node: NodeId, incarnation: int) -> None:
+        self._mesh.forget(node, incarnation)
+        self._finding.forget(node)
 
     def _on_tasks(self) -> None:
         self._mesh.update(at_once=True, tasks=self._pool.tasks)
@@ -383,6 +385,8 @@ class Node:
     async def _report_load(self) -> None:
         while True:
             self._mesh.update(load=self._pool.load)
+            self._mesh.update(name=self._name.compare(self._mesh.record(), [one for one, _ in self._mesh.alive()]))
+            self._orders.tick()
             self._gate.tick()
             self._server.tick(asyncio.get_running_loop().time())
             self._events.compare(record for record, _ in self._mesh.alive())

@@ -16,6 +16,7 @@ from gridnode.link.server import Answer, Invoke, Take
 from gridnode.messages import CallMeta
 from gridnode.model import Done, Invocation, Member, NodeId, ReleaseReport, Role
 from gridnode.processes import Processes
+from gridnode.round_trips import pong
 from gridnode.router import Router
 from gridnode.sync.transfer import ChunkOps
 from gridnode.wire import Frame, Op
@@ -44,6 +45,10 @@ class Operations:
         logs: Callable[[bytes], Awaitable[bytes]],
         images: Answer,
         scrub: Callable[[bytes], Awaitable[bytes]],
+        issuer: Callable[[], str],
+        diagnose: Answer,
+        round_trips: Answer,
+        files: Answer,
     ) -> None:
         self._me = me
         self._members = members
@@ -55,6 +60,10 @@ class Operations:
         self._logs = logs
         self._images = images
         self._scrub = scrub
+        self._issuer = issuer
+        self._diagnose = diagnose
+        self._round_trips = round_trips
+        self._files = files
 
     def table(self) -> dict[tuple[Role, int], Answer]:
         """Every control op a role may ask for; whatever is not here is refused."""
@@ -67,8 +76,13 @@ class Operations:
             (Role.OPERATOR, Op.RELEASE_STATUS): self._release_status,
             (Role.OPERATOR, Op.PROCESSES): self._processes.everywhere,
             (Role.OPERATOR, Op.LOGS): self._logs_of,
-            (Role.OPERATOR, Op.IMAGES): self._images_of,
-            (Role.OPERATOR, Op.SCRUB): self._scrub_of,
+            (Role.OPERATOR, Op.ISSUER): self._there(Op.ISSUER, self._own_issuer),
+            (Role.OPERATOR, Op.IMAGES): self._there(Op.IMAGES, self._images),
+            (Role.OPERATOR, Op.FILES): self._there(Op.FILES, self._files),
+            (Role.OPERATOR, Op.SCRUB): self._there(Op.SCRUB, lambda frame: self._scrub(frame.body)),
+            (Role.OPERATOR, Op.DOCTOR): self._there(Op.DOCTOR, self._diagnose),
+            (Role.OPERATOR, Op.PING): self._there(Op.PING, pong),
+            (Role.OPERATOR, Op.ROUND_TRIPS): self._there(Op.ROUND_TRIPS, self._round_trips),
             (Role.OPERATOR, Op.LEDGER_GET): self._ledger_get,
             (Role.OPERATOR, Op.LEDGER_PUT): self._ledger_put,
             (Role.OPERATOR, Op.CHUNKS_MISSING): lambda frame: self._chunks.missing(frame.body),
@@ -79,7 +93,12 @@ class Operations:
             (Role.NODE, Op.PROCESSES): self._processes.here,
             (Role.NODE, Op.LOGS): self._own_logs,
             (Role.NODE, Op.IMAGES): self._images,
+            (Role.NODE, Op.ISSUER): self._own_issuer,
+            (Role.NODE, Op.FILES): self._files,
             (Role.NODE, Op.SCRUB): lambda frame: self._scrub(frame.body),
+            (Role.NODE, Op.DOCTOR): self._diagnose,
+            (Role.NODE, Op.PING): pong,
+            (Role.NODE, Op.ROUND_TRIPS): self._round_trips,
         }
 
     async def _nodes(self, frame: Frame) -> bytes:
@@ -108,15 +127,18 @@ class Operations:
             raise Forbidden("gridnode's own log is for operators")
         return await self._logs_of(frame)
 
-    async def _images_of(self, frame: Frame) -> bytes:
-        if frame.name in ("", self._me):
-            return await self._images(frame)
-        return await self._ask(NodeId(frame.name), Op.IMAGES)
+    def _there(self, op: Op, own: Answer) -> Answer:
+        """This node's own answer, or that of the one whose id is the frame's name."""
 
-    async def _scrub_of(self, frame: Frame) -> bytes:
-        if frame.name in ("", self._me):
-            return await self._scrub(frame.body)
-        return await self._ask(NodeId(frame.name), Op.SCRUB, frame.body)
+        async def answer(frame: Frame) -> bytes:
+            if frame.name in ("", self._me):
+                return await own(frame)
+            return await self._ask(NodeId(frame.name), op, frame.body)
+
+        return answer
+
+    async def _own_issuer(self, frame: Frame) -> bytes:
+        return self._issuer().encode()
 
     async def _ask(self, node: NodeId, op: Op, body: bytes = b"") -> bytes:
         """A peer's answer; what `peer` raises when it cannot be reached, CallTimeout when there is none in time."""
@@ -161,7 +183,7 @@ def invokes(here: Invoker, router: Router) -> dict[Role, Invoke]:
 
     def from_client(call: Invocation, done: Done, frame: Frame) -> Cancel:
         meta = messages.decode_call_meta(frame.meta)
-        return router.route(_keyed(call, meta), done, meta.node)
+        return router.route(_keyed(call, meta), done, meta.node, meta.spread)
 
     return {Role.NODE: from_peer, Role.OPERATOR: from_client, Role.USER: from_client, Role.LOCAL: from_client}
 

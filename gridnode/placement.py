@@ -89,26 +89,30 @@ class Candidate:
             self._took_at, self._asking = now, True
 
 
-def is_better(other: Candidate, first: Candidate, now: float) -> bool:
-    """Whether a call is better placed on `other` than on the one whose turn it is."""
+def is_better(other: Candidate, first: Candidate, now: float, is_near: bool = False) -> bool:
+    """Whether a call is better placed on `other` than on the one whose turn it is, or which is near."""
     theirs, its = other.inside(now), first.inside(now)
     if other.took is not None and first.took is not None and other.is_known(now) and first.is_known(now):
         long, short = other.took + FLOOR, first.took + FLOOR
         if long > CLEARLY * short or short > CLEARLY * long:
             return (theirs + 1) / other.gauge.capacity * long < (its + 1) / first.gauge.capacity * short
-    return (theirs + _SLACK) / other.gauge.capacity < its / first.gauge.capacity
+    return not is_near and (theirs + _SLACK) / other.gauge.capacity < its / first.gauge.capacity
 
 
-def rank(candidates: Sequence[Candidate], turn: int, dice: int, now: float) -> list[Candidate]:
-    """All of them, best first: the better of the next in turn and a random other, then the rest in turn."""
+def rank(candidates: Sequence[Candidate], turn: int, dice: int, now: float, near: int | None = None) -> list[Candidate]:
+    """All of them, best first: the better of the next in turn and a random other, then the rest in turn.
+
+    near: which of them is where the call is already, of a caller that spreads its calls evenly: it has the turn, and
+    only one that takes clearly less time is better.
+    """
     count = len(candidates)
     if not count:
         return []
-    first = turn % count
+    first = turn % count if near is None else near
     order = [*candidates[first:], *candidates[:first]]
     if count > 1:
         other = 1 + dice % (count - 1)
-        if is_better(order[other], order[0], now):
+        if is_better(order[other], order[0], now, near is not None):
             order[0], order[other] = order[other], order[0]
     order[0].chosen(now)
     return order

@@ -57,6 +57,10 @@ class RememberedPeers:
             self._peers[record.id] = peer
         self._keep_newest()
 
+    def forget(self, node: NodeId) -> None:
+        """It is gone for good."""
+        self.changed |= self._peers.pop(node, None) is not None
+
     def save(self) -> None:
         """Write them; blocks for that. A disk that refuses is said and left alone."""
         peers = sorted(self._peers.values(), key=lambda peer: peer.node)

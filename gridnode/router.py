@@ -17,6 +17,8 @@ __all__ = ["Router", "RouterLimits", "Target"]
 
 _GRACE = 0.25
 """Seconds past its deadline that a call's node has to say itself where the call was."""
+_LOOK_ROUND = 16
+"""Of so many calls of a caller that spreads them itself one is placed as any other: how long do they take elsewhere?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class RouterLimits:
 class Router:
     """targets: the nodes that can be called now; asked again only after `refresh`.
 
-    is_idempotent: whether a call of the task may run twice, by the release of that sequence.
+    is_idempotent: whether a call of the task may run twice, by the release of that sequence. own: this node.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class Router:
         targets: Callable[[], Iterable[Target]],
         limits: RouterLimits = RouterLimits(),
         is_idempotent: Callable[[TaskName, int], bool] = lambda task, sequence: False,
+        own: NodeId | None = None,
     ) -> None:
+        self._own = own
         self.limits = limits
         self.is_idempotent = is_idempotent
         self._targets_now = targets
@@ -78,11 +82,14 @@ class Router:
         self._update()
         return sorted(self._by_task)
 
-    def route(self, call: Invocation, done: Done, node: str = "") -> Cancel:
-        """Run the call somewhere, or on `node` (id, its unique prefix, or name); one Outcome, unless cancelled."""
+    def route(self, call: Invocation, done: Done, node: str = "", spread: int = 0) -> Cancel:
+        """Run the call somewhere, or on `node` (id, its unique prefix, or name); one Outcome, unless cancelled.
+
+        spread: over how many nodes the caller spreads its calls itself.
+        """
         self._update()
         try:
-            order = self._order(call, node)
+            order = self._order(call, node, spread)
             if not self._room.take(len(call.body)):
                 raise NoCapacity(f"{call.task}: {self._room}", hint="wait a moment, or ask another node")
         except GridError as exc:
@@ -136,7 +143,7 @@ class Router:
         self._turns = {task: turn for task, turn in self._turns.items() if task in self._by_task}
         self._known = {task: known for task, known in self._known.items() if task in self._by_task}
 
-    def _order(self, call: Invocation, node: str) -> list[Candidate]:
+    def _order(self, call: Invocation, node: str, spread: int) -> list[Candidate]:
         """Where to try the call, in this order."""
         if node:
             return [Candidate(self._gauges[self._find(node)])]
@@ -146,7 +153,11 @@ class Router:
             return [by_node[node] for node in meet(by_node, call.key)]
         turn = self._turns.get(call.task, 0)
         self._turns[call.task] = turn + 1
-        return rank(candidates, turn, random.getrandbits(16), self._loop.time())
+        near = self._own_place(candidates) if spread >= len(candidates) and turn % _LOOK_ROUND else None
+        return rank(candidates, turn, random.getrandbits(16), self._loop.time(), near)
+
+    def _own_place(self, candidates: list[Candidate]) -> int | None:
+        return next((at for at, candidate in enumerate(candidates) if candidate.node == self._own), None)
 
     def _gather(self, task: TaskName) -> list[Candidate]:
         """The nodes that serve the task and take calls; worked out once after each change."""
@@ -155,7 +166,9 @@ class Router:
             raise self._no_such_task(task)
         nodes = [target.node for target in serving if not target.draining]
         if not nodes:
-            raise NotReady(f"every node that serves {task} is going down")
+            raise NotReady(
+                f"every node that serves {task} is draining", hint="`gridctl ls` shows which; `gridctl undrain NODE`"
+            )
         before = self._known.get(task, {})
         self._known[task] = {node: self._candidate(before.get(node), self._gauges[node]) for node in nodes}
         found = self._open[task] = list(self._known[task].values())

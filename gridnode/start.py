@@ -10,12 +10,15 @@ import structlog
 
 from gridnode import __version__
 from gridnode.errors import CardInvalid, SettingsInvalid
-from gridnode.gridfile import Card, parse_address, parse_card, parse_gridfile
+from gridnode.gridfile import Card, parse_card, parse_gridfile
 from gridnode.identity import Credentials, authority_of, mint_card
-from gridnode.model import Address, NodeRecord
+from gridnode.model import Address, NodeId, NodeRecord
+from gridnode.own_name import OwnName
+from gridnode.sandbox.roster import RestartPolicy
+from gridnode.sandbox.task_pool import PoolLimits
 from gridnode.settings import Settings
 
-__all__ = ["listening", "make_private", "own_record", "read_card"]
+__all__ = ["listening", "make_private", "own_name", "own_record", "pool_limits", "read_card"]
 
 log = structlog.get_logger()
 
@@ -39,6 +42,16 @@ def read_card(settings: Settings) -> Card:
     return mint_card(authority_of(gridfile), settings.name, time.time(), _YEAR, entropy, gridfile.seeds)
 
 
+def own_record(
+    credentials: Credentials, name: str, settings: Settings, card: Card, addresses: tuple[Address, ...]
+) -> NodeRecord:
+    """What a node says of itself when it begins."""
+    now = time.time()
+    numbers = int(now * 1000), 0, addresses, __version__, int(now)
+    labels, until = dict(card.labels), int(credentials.until)
+    return NodeRecord(credentials.node, name, *numbers, runtime=settings.runtime, until=until, labels=labels)
+
+
 def make_private(directory: Path, variable: str) -> None:
     """Make it, for us alone; SettingsInvalid when it cannot be."""
     try:
@@ -59,11 +72,22 @@ def listening(host: str, port: int, variable: str) -> Iterator[None]:
         raise SettingsInvalid(f"cannot listen on {host}, port {port}: {exc.strerror or exc}", hint=hint) from exc
 
 
-def own_record(credentials: Credentials, settings: Settings, card: Card, addresses: tuple[Address, ...]) -> NodeRecord:
-    """What this node says of itself when it starts. addresses: those of its interfaces."""
-    now = time.time()
-    given = [parse_address(text) for text in settings.advertise]
-    where = tuple(address for address in given if address) or addresses
-    numbers = int(now * 1000), 0, where, __version__, int(now)
-    labels, until = dict(card.labels), int(credentials.until)
-    return NodeRecord(credentials.node, settings.name, *numbers, runtime=settings.runtime, until=until, labels=labels)
+def pool_limits(settings: Settings) -> PoolLimits:
+    """What bounds the instances of a task."""
+    return PoolLimits(
+        max_queued=settings.max_queued,
+        max_queued_size=settings.max_queued_size,
+        cancel_grace=settings.cancel_grace,
+        stop_grace=settings.stop_grace,
+        drain_timeout=settings.drain_timeout,
+        adopt_timeout=settings.adopt_timeout,
+        restarts=RestartPolicy(settings.restart_first, settings.restart_last),
+        start_timeout=settings.start_timeout,
+        starts_at_once=settings.starts_at_once,
+    )
+
+
+def own_name(settings: Settings, node: NodeId) -> OwnName:
+    """What this node is called."""
+    given = settings.name if "name" in settings.model_fields_set else ""
+    return OwnName(settings.data_dir / "name", node, given, settings.name)

@@ -9,8 +9,10 @@ from gridnode.model import TaskSpec
 from gridnode.topics import check_pattern
 
 __all__ = [
+    "are_files",
     "env_size",
     "is_env_name",
+    "is_files",
     "is_health",
     "is_image",
     "is_label",
@@ -32,6 +34,7 @@ MAX_ENV: Final = 16 * 1024
 """Bytes of all names and values together."""
 MAX_VARIABLES: Final = 128
 MAX_SECRETS: Final = 64
+MAX_FILES: Final = 32
 MAX_LABELS: Final = 64
 MAX_TOPICS: Final = 32
 MAX_LABEL: Final = 255
@@ -42,6 +45,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
 _RUNTIME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _ENV_NAME: Final = re.compile(r"(?!GRID_|PATH\Z)[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SECRET: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_FILES: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 _RUNTIME_CLASS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _CODE: Final = re.compile(r"[0-9a-f]{64}")
@@ -63,6 +67,7 @@ def refused(task: TaskSpec) -> list[str]:
         "concurrency": _within(task.concurrency, CONCURRENCY_RANGE),
         "env": len(task.env) <= MAX_VARIABLES and env_size(task.env) <= MAX_ENV and _is_env(task.env),
         "secrets": len(task.secrets) <= MAX_SECRETS and _are_secrets(task.secrets),
+        "files": len(task.files) <= MAX_FILES and are_files(task.files),
         "image": task.image == "" or is_image(task.image),
         "runtime_class": task.runtime_class == "" or is_runtime_class(task.runtime_class),
         "max_restarts": _within(task.max_restarts, MAX_RESTARTS_RANGE),
@@ -92,6 +97,15 @@ def env_size(env: Mapping[str, str]) -> int:
 def is_secret(name: str) -> bool:
     """Whether it can name a secret, which is a file in the sandbox."""
     return bool(_SECRET.fullmatch(name))
+
+
+def is_files(name: str) -> bool:
+    """Whether it can name a directory of the grid's, which is one below /files in the sandbox."""
+    return bool(_FILES.fullmatch(name))
+
+
+def are_files(names: tuple[str, ...]) -> bool:
+    return len(set(names)) == len(names) and all(map(is_files, names))
 
 
 def is_pattern(pattern: str) -> bool:

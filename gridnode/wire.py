@@ -62,6 +62,7 @@ class Op(enum.IntEnum):
     LOGS = 5
     IMAGES = 6
     BROADCAST = 7
+    ISSUER = 8
     LEDGER_PUT = 10
     LEDGER_GET = 11
     LEDGER_DIGEST = 12
@@ -86,6 +87,10 @@ class Op(enum.IntEnum):
     EVENTS = 42
     INTEREST = 43
     INTEREST_ASK = 44
+    DOCTOR = 50
+    PING = 51
+    ROUND_TRIPS = 52
+    FILES = 53
 
 
 class Frame(NamedTuple):

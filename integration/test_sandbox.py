@@ -236,7 +236,7 @@ async def test_a_fork_bomb_is_contained(sandbox: DockerSandbox, place: Place) ->
 async def test_an_absent_image_says_what_to_do(sandbox: DockerSandbox, place: Place) -> None:
     with pytest.raises(SandboxError, match="not on this server") as caught:
         await sandbox.start(place.spec(ECHO, image="gridcontrol/absent:0"))
-    assert "docker load" in str(caught.value.hint)
+    assert "gridctl image push" in str(caught.value.hint)
     assert await sandbox.running() == []
 
 

@@ -31,6 +31,13 @@ def handler(event):
     time.sleep(0.05)
     return event
 """
+SLOW = """
+import time
+
+def handler(event):
+    time.sleep(0.5)
+    return event
+"""
 # Run inside the node's container, where the interpreter has the library: what a program on the server would do.
 LOCAL = """
 import asyncio, gridctl, sys
@@ -45,7 +52,7 @@ asyncio.run(main())
 def called(opened: Any, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     """Three nodes that serve the base project and a task that says what it ran."""
     opened.settle(base)
-    opened.grid.deploy(project.write(tmp_path_factory.mktemp("sdk"), {"tasks/mark.py": MARK}))
+    opened.grid.deploy(project.write(tmp_path_factory.mktemp("sdk"), {"tasks/mark.py": MARK, "tasks/slow.py": SLOW}))
     yield opened.grid
     opened.grid.disturbed, opened.root = True, ""
 
@@ -81,6 +88,15 @@ async def test_a_map_over_many_items_holds_a_few(called: Grid) -> None:
             most = max(most, read - got)
         assert (got, read) == (5000, 5000)
         assert most <= 4 * 32
+
+
+async def test_a_map_of_calls_that_take_long_waits_for_its_turn(called: Grid) -> None:
+    """More come at once than can be over in time: the others run later, and none is cut off."""
+    async with Client.connect(called.gridfile) as grid:
+        started = time.monotonic()
+        results = [result async for result in grid.map("slow", range(30), timeout=3)]
+        print(f"30 calls of half a second on three nodes: {time.monotonic() - started:.1f} s")
+        assert results == list(range(30))
 
 
 def test_without_async_and_as_an_executor(called: Grid) -> None:

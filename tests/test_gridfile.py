@@ -319,3 +319,14 @@ def test_an_image_url_that_cannot_be_trusted_is_refused(url: str) -> None:
 def test_an_image_url_comes_back_as_it_was(url: str) -> None:
     gridfile = Gridfile("g", (), grid_password="p", image_url=url)
     assert parse_gridfile(render_gridfile(gridfile)).image_url == url
+
+
+@pytest.mark.parametrize("via", ["auto", "direct", "ssh"])
+def test_how_nodes_are_reached_comes_back_as_it_was(via: str) -> None:
+    assert parse_gridfile(render_gridfile(Gridfile("g", (), grid_password="p", via=via))).via == via
+
+
+@pytest.mark.parametrize("via", ["'SSH'", "'carrier pigeon'", "1"])
+def test_another_way_to_reach_nodes_is_refused(via: str) -> None:
+    with pytest.raises(GridfileInvalid, match="via"):
+        parse_gridfile(f"grid_name = 'g'\nservers = []\nvia = {via}")

@@ -22,6 +22,7 @@ from gridnode.swim.events import (
     Drop,
     Effect,
     Event,
+    Forget,
     FoundSelf,
     LinkedUp,
     LinkLost,
@@ -221,6 +222,14 @@ SILENT = Tick({node(OTHER): 1.5})
         ([GONE, heard(record(OTHER, 2), THIRD)], ALIVE),
         ([LinkLost(node(OTHER)), 25 * 3600.0], DEAD),
         ([LinkLost(node(OTHER)), 2.0, 25 * 3600.0], None),
+        ([Forget(node(OTHER), 9)], ALIVE),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 1)], None),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 0)], DEAD),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(THIRD), 1)], DEAD),
+        ([GONE, LinkLost(node(OTHER)), Forget(node(OTHER), 1)], None),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 1), heard(record(OTHER), THIRD)], None),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 1), heard(record(OTHER, 2), THIRD)], ALIVE),
+        ([LinkLost(node(OTHER)), 2.0, Forget(node(OTHER), 1), LinkedUp(record(OTHER, 2))], ALIVE),
         ([LinkLost(node(OTHER)), 2.0, heard(record(OTHER, 1, 5), THIRD)], DEAD),
         ([LinkLost(node(OTHER)), 2.0, heard(record(OTHER, 1, 5, refuted=1), THIRD)], ALIVE),
         ([LinkLost(node(OTHER)), heard(record(OTHER, 2), THIRD)], ALIVE),
@@ -238,6 +247,14 @@ def test_states(events: list[Event | float], expected: MemberState | None) -> No
         else:
             membership.handle(event, 0.0)
     assert state(membership, OTHER) == expected
+
+
+def test_who_is_forgotten_is_not_dialled_again() -> None:
+    membership = linked(OTHER)
+    membership.handle(LinkLost(node(OTHER)), 0.0)
+    membership.handle(Tick(), 2.0)
+    membership.handle(Forget(node(OTHER), 1), 3.0)
+    assert [dials(membership.handle(Tick(), now)) for now in (4.0, 60.0, 600.0)] == [[], [], []]
 
 
 def test_a_silent_peer_is_suspected_and_others_are_asked_to_try() -> None:
@@ -660,6 +677,7 @@ EVENTS = st.one_of(
     st.builds(LinkLost, IDS),
     st.builds(Parted, IDS),
     st.builds(Wanted, IDS),
+    st.builds(Forget, IDS, st.integers(0, 3)),
     st.builds(RetireHeard, IDS),
     st.builds(lambda one, source: RecordHeard(one, b"r", source), RECORDS, IDS),
     st.builds(ClaimHeard, st.builds(Claim, IDS, COUNTS, COUNTS, st.booleans(), st.booleans()), IDS),

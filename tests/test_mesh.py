@@ -181,6 +181,44 @@ async def test_a_dead_peer_is_missed_and_taken_back(pair: tuple[Station, Station
     assert len(one.linked) == 2
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["who dialled", "who was dialled"])
+async def test_a_link_is_dialled_anew_when_a_certificate_lasts_longer(
+    pair: tuple[Station, Station], first: bool
+) -> None:
+    """Whichever side's; the old link goes when it carries nothing, and nobody is missed meanwhile."""
+    a, b = pair
+    one, other = (a, b) if first is bool(_dialled(a, b)) else (b, a)
+    held = _dialled(a, b) or _dialled(b, a)
+    assert held
+    changes = other.changes
+    one.mesh.update(at_once=True, until=1000)
+    one.mesh.dial_anew()
+    await until(lambda: (_dialled(a, b) or _dialled(b, a) or held) is not held)
+    await until(lambda: not held.is_open)
+    await until(lambda: other.record_of(one).until == 1000)
+    assert a.sees(b) is b.sees(a) is MemberState.ALIVE
+    assert len(a.links) == len(b.links) == 1
+    assert other.changes > changes, "what routes calls takes the new link"
+
+
+async def test_a_peer_that_claims_more_and_more_is_dialled_once_a_second(pair: tuple[Station, Station]) -> None:
+    a, b = pair
+    one, other = (a, b) if _dialled(a, b) else (b, a)
+    accepted = len(other.accepted)
+    for claim in range(1, 30):
+        other.mesh.update(at_once=True, until=claim * 1000)
+    await until(lambda: one.record_of(other).until == 29_000)
+    await until(lambda: len(other.accepted) > accepted)
+    await until(lambda: bool(_dialled(one, other)) and one.links.get(other.id) is not None)
+    assert len(other.accepted) - accepted <= 2
+
+
+def _dialled(one: Station, other: Station) -> Link | None:
+    """The link in use from one to the other, if it dialled it."""
+    link = one.links.get(other.id)
+    return link if link and link.address else None
+
+
 async def test_a_goodbye_is_told_from_a_death(pair: tuple[Station, Station]) -> None:
     one, two = pair
     await two.stop()

@@ -1,5 +1,6 @@
 """Who may ask a node what: the table, over the real link server."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from gridnode.errors import (
 )
 from gridnode.ledger import Document, encode_documents
 from gridnode.link.protocol import Link
-from gridnode.link.server import LinkServer
+from gridnode.link.server import LinkServer, Take
 from gridnode.messages import OWN_LOG, CallMeta, Hello, LogQuery
 from gridnode.model import (
     Invocation,
@@ -35,6 +36,7 @@ from gridnode.model import (
     TaskName,
 )
 from gridnode.operations import Operations, invokes, takes
+from gridnode.sync.exchange import Exchange
 from gridnode.wire import Frame, Kind, Op
 from tests.fakes.peers import ALICE, BOB, OPERATOR, USER, End, Hop, hop, until
 
@@ -63,10 +65,14 @@ ALLOWED = {
     (Role.OPERATOR, Op.BROADCAST),
     (Role.OPERATOR, Op.PUBLISH),
     (Role.OPERATOR, Op.SUBSCRIBE),
+    (Role.OPERATOR, Op.ISSUER),
+    (Role.NODE, Op.ISSUER),
+    (Role.NODE, Op.PIECE_GET),
     (Role.NODE, Op.IMAGES),
     (Role.OPERATOR, Op.SCRUB),
     (Role.NODE, Op.SCRUB),
     (Role.NODE, Op.LOGS),
+    *((role, op) for role in (Role.OPERATOR, Role.NODE) for op in (Op.DOCTOR, Op.PING, Op.ROUND_TRIPS, Op.FILES)),
     (Role.NODE, Op.PROCESSES),
     (Role.NODE, Op.INVOKE),
     (Role.NODE, Op.CHUNKS_GET),
@@ -122,7 +128,7 @@ class House:
         done(Outcome(b"pool"))
         return lambda: None
 
-    def route(self, call: Invocation, done: Any, node: str) -> Any:
+    def route(self, call: Invocation, done: Any, node: str, spread: int) -> Any:
         self.asked.append(f"router {node}")
         self.keys.append(call.key)
         done(Outcome(b"router"))
@@ -146,6 +152,10 @@ class House:
             self.lines,
             self.images,
             self.scrub,
+            lambda: "issuer",
+            self.here,
+            self.here,
+            self.here,
         )
 
     def shown(self) -> NodeRecord:
@@ -175,7 +185,7 @@ async def place(house: House, tmp_path: Path) -> AsyncIterator[Hop]:
     everything = cast(Any, house)
     table, ways = house.operations().table(), invokes(everything, everything)
     front = cast(Any, Front())
-    server = LinkServer(house, table, ways, lambda task: 9.0, 60.0, takes(front, front))
+    server = LinkServer(house, table, ways, lambda task: 9.0, 60.0, takes(front, front) | pieces(house))
     async with hop("tls", server, tmp_path) as place:
         yield place
 
@@ -205,6 +215,39 @@ async def test_each_role_may_ask_exactly_this(place: Hop, role: Role) -> None:
         else:
             with pytest.raises(Forbidden):
                 await asked
+
+
+async def test_the_documented_matrix_is_the_one_that_nodes_go_by(house: House) -> None:
+    everything, front = cast(Any, house), cast(Any, Front())
+    allowed = {*house.operations().table(), *takes(front, front), *pieces(house)}
+    allowed |= {(role, Op.INVOKE) for role in invokes(everything, everything)}
+    assert documented() == {(role, Op(op)) for role, op in allowed}
+
+
+def pieces(house: House) -> dict[tuple[Role, int], Take]:
+    """Who may ask for pieces, each answered at once."""
+    everything = cast(Any, house)
+    return dict.fromkeys(Exchange(everything, everything, everything).takes(), Front().take)
+
+
+def documented() -> set[tuple[Role, Op]]:
+    """The matrix of docs/security.md."""
+    text = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    head, _, *rows = [
+        line for line in text.splitlines() if line.startswith(("| op |", "|---|---|---|---|---|---|", "| `"))
+    ]
+    roles = [Role(cell.strip()) for cell in head.split("|")[3:-1]]
+    found = set()
+    for row in rows:
+        ops, _, *cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert len(cells) == len(roles)
+        found |= {
+            (role, Op[op])
+            for role, cell in zip(roles, cells, strict=True)
+            if cell
+            for op in re.findall(r"`(\w+)`", ops)
+        }
+    return found
 
 
 def test_a_program_of_the_same_machine_sees_nodes_and_calls_tasks_only(house: House) -> None:
@@ -301,6 +344,10 @@ class Far:
             return b"their images"
         if op is Op.SCRUB:
             return b"their scrub " + body
+        if op is Op.ISSUER:
+            return b"their issuer"
+        if op is Op.PING:
+            return b"their pong"
         assert op is Op.RELEASE_STATUS
         if isinstance(self.answer, BaseException):
             raise self.answer
@@ -327,7 +374,13 @@ async def test_lines_of_this_node_and_of_others(place: Hop, house: House) -> Non
     assert await link.request(Op.LOGS, b"x", name=ALICE.node) == b"lines x"
     assert await link.request(Op.LOGS, b"x", name=BOB.node) == b"their lines x"
     assert await link.request(Op.IMAGES, name=BOB.node) == b"their images"
+    assert await link.request(Op.ISSUER) == b"issuer"
+    assert await link.request(Op.ISSUER, name=BOB.node) == b"their issuer"
     assert await link.request(Op.SCRUB, b"x") == b"scrub x"
+    assert await link.request(Op.DOCTOR) == b"here "
+    assert await link.request(Op.ROUND_TRIPS, name=ALICE.node) == b"here " + ALICE.node.encode()
+    assert await link.request(Op.PING) == b""
+    assert await link.request(Op.PING, name=BOB.node) == b"their pong"
     assert await link.request(Op.SCRUB, b"x", name=BOB.node) == b"their scrub x"
     with pytest.raises(NodeNotFound):
         await link.request(Op.LOGS, b"x", name="c" * 40)

@@ -222,3 +222,12 @@ def test_a_node_that_recovers_gets_its_share_again() -> None:
 def test_a_seed_gives_the_same_run() -> None:
     runs = [simulate(scenario("one stalls for 2 s"), POLICIES["ours"], seed=5) for _ in range(2)]
     assert runs[0] == runs[1]
+
+
+def test_a_near_node_is_left_for_one_that_is_clearly_quicker_alone() -> None:
+    near, far = candidates((50, 1), (0, 1))
+    assert rank([near, far], 7, 3, 0.0, near=0)[0] is near
+    for _ in range(ENOUGH):
+        near.measured(0.1, 0.0)
+        far.measured(0.001, 0.0)
+    assert rank([near, far], 7, 3, 0.0, near=0)[0] is far

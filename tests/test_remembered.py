@@ -41,6 +41,17 @@ def test_the_next_life_knows_the_peers_of_this_one(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_who_is_forgotten_is_gone_from_disk(path: Path) -> None:
+    kept(path, record(1), record(2))
+    peers = RememberedPeers(path, NOW)
+    peers.forget(record(3).id)
+    assert not peers.changed
+    peers.forget(record(1).id)
+    assert peers.changed
+    peers.save()
+    assert [one.node for one in RememberedPeers(path, NOW).sightings()] == [record(2).id]
+
+
 def test_those_not_linked_now_stay_for_a_month(path: Path) -> None:
     kept(path, record(1))
     kept(path, record(2), now=NOW + KEPT - 3600)

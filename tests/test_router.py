@@ -93,15 +93,22 @@ class Grid:
             lambda: [Target(place.record, place) for place in self.places],
             limits,
             lambda task, sequence: sequence in idempotent,
+            B,
         )
         self.outcomes: list[Outcome] = []
 
     def call(
-        self, task: TaskName = ECHO, node: str = "", seconds: float = 9.0, body: bytes = b"1", key: str = ""
+        self,
+        task: TaskName = ECHO,
+        node: str = "",
+        seconds: float = 9.0,
+        body: bytes = b"1",
+        key: str = "",
+        spread: int = 0,
     ) -> Cancel:
         deadline = asyncio.get_running_loop().time() + seconds
         call = Invocation(InvocationId("i"), task, body, deadline, b'{"id":"i","attempt":1}', key)
-        return self.router.route(call, self.outcomes.append, node)
+        return self.router.route(call, self.outcomes.append, node, spread)
 
     def serves(self, *numbers: int, sequence: int, state: ReleaseState = ReleaseState.ACTIVE) -> None:
         """What the nodes say of the release they serve."""
@@ -157,6 +164,21 @@ async def test_what_a_node_says_of_its_load_counts() -> None:
     for _ in range(10):
         grid.call()
     assert grid.tried == [0, 10]
+
+
+async def test_a_caller_that_spreads_its_calls_is_spared_the_hop() -> None:
+    grid = Grid(hangs, hangs, hangs)
+    for _ in range(160):
+        grid.call(spread=3)
+    assert grid.tried[1] >= 150, "but for a few that find out how long it takes elsewhere"
+    assert grid.tried[0] + grid.tried[2] >= 5
+
+
+async def test_but_not_where_it_does_not_reach_all_nodes() -> None:
+    grid = Grid(works, works, works)
+    for _ in range(30):
+        grid.call(spread=2)
+    assert grid.tried == [10, 10, 10]
 
 
 # -- moving on ------------------------------------------------------------------------------------------------------

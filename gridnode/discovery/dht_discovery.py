@@ -76,6 +76,11 @@ class DhtDiscovery:
         """This node listens elsewhere now: say so."""
         self._news.set()
 
+    def show(self, credentials: Credentials) -> None:
+        """Sign with these from now on, and say so: the chain of those before ends sooner."""
+        self._credentials = credentials
+        self._news.set()
+
     @property
     def port(self) -> int:
         return self._socket.port if self._socket else 0

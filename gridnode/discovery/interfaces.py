@@ -17,6 +17,18 @@ def own_addresses(port: int) -> tuple[Address, ...]:
     return tuple(Address(host, port) for host in ordered[:_MAX_ADDRESSES])
 
 
+def own_networks() -> tuple[str, ...]:
+    """The networks that this machine is on, as `10.0.0.0/24`."""
+    found: list[str] = []
+    for adapter in ifaddr.get_adapters():
+        if not adapter.nice_name.startswith(_PRIVATE_TO_US):
+            for ip in adapter.ips:
+                host = str(ip.ip if ip.is_IPv4 else ip.ip[0])
+                if _is_usable(host):
+                    found.append(str(ipaddress.ip_network(f"{host}/{ip.network_prefix}", strict=False)))
+    return tuple(found[:_MAX_ADDRESSES])
+
+
 def multicast_interfaces() -> tuple[str | int, ...]:
     """Every usable interface: one IPv4 address each, or its index for IPv6; loopback when there is nothing else."""
     found = [(index if ":" in host else host) for host, index in _usable()]

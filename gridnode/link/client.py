@@ -3,9 +3,11 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +22,11 @@ from gridnode.wire import Frame, Op
 
 _SSL_TIMEOUT = 5.0
 _MAX_HOSTS = 8
+_TLS: Final[dict[str, Any]] = {
+    "server_hostname": "",
+    "ssl_handshake_timeout": _SSL_TIMEOUT,
+    "ssl_shutdown_timeout": 1.0,
+}
 
 
 _decode_meta = msgspec.json.Decoder(ReplyMeta).decode
@@ -30,22 +37,33 @@ async def dial(address: Address, end: LinkEnd, context: ssl.SSLContext, identify
 
     Of a name with several addresses the first that answers is taken.
     """
+    loop = asyncio.get_running_loop()
 
     async def connect(host: str) -> Link:
-        _, link = await asyncio.get_running_loop().create_connection(
-            lambda: Link(end, limits, identify, address),
-            host,
-            address.port,
-            ssl=context,
-            server_hostname="",
-            ssl_handshake_timeout=_SSL_TIMEOUT,
-            ssl_shutdown_timeout=1.0,
-        )
+        new = partial(Link, end, limits, identify, address)
+        _, link = await loop.create_connection(new, host, address.port, ssl=context, **_TLS)
         return link
 
-    try:
+    with _translated(address):
         async with asyncio.timeout(_SSL_TIMEOUT):
             return await race([partial(connect, host) for host in await _hosts(address)], Link.close)
+
+
+async def dial_through(
+    path: Path, address: Address, end: LinkEnd, context: ssl.SSLContext, identify: Identify, limits: LinkLimits
+) -> Link:
+    """As `dial`, through a socket of this machine at whose other end the node at `address` is."""
+    with _translated(address):
+        async with asyncio.timeout(_SSL_TIMEOUT):
+            new = partial(Link, end, limits, identify, address)
+            _, link = await asyncio.get_running_loop().create_unix_connection(new, str(path), ssl=context, **_TLS)
+            return link
+
+
+@contextmanager
+def _translated(address: Address) -> Iterator[None]:
+    try:
+        yield
     except ssl.SSLError as exc:
         raise NotAuthenticated(f"{address}: {exc.reason or exc}") from exc
     except TimeoutError as exc:

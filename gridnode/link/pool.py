@@ -130,7 +130,7 @@ class BulkLinks:
                 link = await self._dialler(address)
             except GridError:
                 continue
-            if await _leads_there(link, node):
+            if await leads_there(link, node):
                 return link
         return None
 
@@ -146,7 +146,7 @@ def _leads_to(link: Link, node: NodeId) -> bool:
     return link.is_open and link.peer is not None and link.peer.node == node
 
 
-async def _leads_there(link: Link, node: NodeId) -> bool:
+async def leads_there(link: Link, node: NodeId) -> bool:
     """Whether a link just dialled opens and ends at `node`; it is closed when not."""
     leads = False
     try:

@@ -15,7 +15,7 @@ from typing import Final
 from gridnode.errors import CardInvalid, NotAuthenticated
 from gridnode.identity import Credentials, PeerIdentity, read_leaf
 
-__all__ = ["ALPN", "client_context", "peer_identity", "server_context"]
+__all__ = ["ALPN", "client_context", "peer_identity", "reload", "server_context"]
 
 ALPN: Final = "gridcontrol/1"
 
@@ -30,6 +30,15 @@ def server_context(credentials: Credentials) -> ssl.SSLContext:
 def client_context(credentials: Credentials) -> ssl.SSLContext:
     """The dialling side's context; CardInvalid when OpenSSL refuses the credentials."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
+
+
+def reload(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """From the next handshake on, show these; CardInvalid when OpenSSL refuses them."""
+    try:
+        with _secret_file(credentials.chain + credentials.key) as path:
+            context.load_cert_chain(path)
+    except ssl.SSLError as exc:
+        raise CardInvalid(f"the credentials cannot be used for TLS: {exc.reason}") from exc
 
 
 def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> PeerIdentity:
@@ -52,10 +61,9 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     context.set_alpn_protocols([ALPN])
     try:
         context.load_verify_locations(cadata=credentials.ca)
-        with _secret_file(credentials.chain + credentials.key) as path:
-            context.load_cert_chain(path)
     except ssl.SSLError as exc:
-        raise CardInvalid(f"the credentials cannot be used for TLS: {exc.reason}") from exc
+        raise CardInvalid(f"the grid's CA cannot be used for TLS: {exc.reason}") from exc
+    reload(context, credentials)
     return context
 
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -37,6 +37,7 @@ from gridnode.runtimes.python_frames import (  # noqa: E402
     VERSION,
     Frame,
     pack,
+    read_meta,
 )
 
 LIMIT = CONCURRENCY or 1
@@ -81,12 +82,7 @@ class ProgramConnection(Connection):
 
     async def reply(self, frame: Frame) -> bytes:
         try:
-            if frame.op != OP_INVOKE:
-                raise Fault("call", f"op {frame.op} is not served here")
-            if frame.name.decode(errors="replace") != self._task:
-                raise Fault("task_not_found", f"a program is one task: {self._task}")
-            if frame.body and not is_json(frame.body):
-                raise Fault("body_invalid", "the body is not JSON")
+            check_call(frame, self._task)
             if frame.flags & FLAG_STREAM:
                 await Run(self._program, frame, lambda item: self.send_part(frame.call_id, item)).outcome()
                 return pack(REPLY, frame.call_id)
@@ -231,13 +227,25 @@ def _ending(code: int) -> str:
         return f"killed by signal {-code}"
 
 
+def hello_of(task: str, concurrency: int) -> bytes:
+    """The Hello of a program, which is one task."""
+    served = {"version": VERSION, "handlers": [{"name": task, "concurrency": concurrency}]}
+    return pack(HELLO, 0, json.dumps(served).encode())
+
+
+def check_call(frame: Frame, task: str) -> None:
+    """Raises Fault unless it is a call of this task, with JSON or nothing."""
+    if frame.op != OP_INVOKE:
+        raise Fault("call", f"op {frame.op} is not served here")
+    if frame.name.decode(errors="replace") != task:
+        raise Fault("task_not_found", f"a program is one task: {task}")
+    if frame.body and not is_json(frame.body):
+        raise Fault("body_invalid", "the body is not JSON")
+
+
 def environment(frame: Frame) -> dict[str, str]:
     """The sandbox's, and what the program may know of its call. GRID_DEADLINE: unix seconds."""
-    try:
-        meta: Any = json.loads(frame.meta)
-    except (ValueError, RecursionError):
-        meta = None
-    meta = meta if isinstance(meta, dict) else {}
+    meta = read_meta(frame.meta)
     given = {name: value for name, value in os.environ.items() if name not in DROPPED}
     given |= {"GRID_INVOCATION_ID": str(meta.get("id", "")), "GRID_ATTEMPT": str(meta.get("attempt", 1))}
     given |= {"GRID_TOPIC": str(meta["topic"])} if meta.get("topic") else {}
@@ -286,9 +294,7 @@ def main() -> None:
     except Fault as fault:
         refuse(path, fault)
         sys.exit(1)
-    served = {"version": VERSION, "handlers": [{"name": task, "concurrency": LIMIT}]}
-    hello = pack(HELLO, 0, json.dumps(served).encode())
-    asyncio.run(keep_serving(path, hello, lambda writer: ProgramConnection(writer, program, task)))
+    asyncio.run(keep_serving(path, hello_of(task, LIMIT), lambda writer: ProgramConnection(writer, program, task)))
     sys.exit(1)
 
 

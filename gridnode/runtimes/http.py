@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import select
 import signal
@@ -20,7 +19,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from types import ModuleType
-from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -28,11 +26,11 @@ if __name__ == "__main__":  # by path: what lies beside this file is our package
     for name, places in (("gridnode", []), ("gridnode.runtimes", [HERE])):
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = places
-from gridnode.runtimes.exec import MAX_TAIL, is_json, offer_packages, result  # noqa: E402
+from gridnode.runtimes.exec import MAX_TAIL, check_call, hello_of, offer_packages, result  # noqa: E402
 from gridnode.runtimes.http_program import ENDS_WITHIN, Program, start  # noqa: E402
 from gridnode.runtimes.python import CONCURRENCY, Fault, pack_error, refuse  # noqa: E402
 from gridnode.runtimes.python_async import Connection, Turn, keep_serving  # noqa: E402
-from gridnode.runtimes.python_frames import HELLO, MAX_BODY, OP_INVOKE, REPLY, VERSION, Frame, pack  # noqa: E402
+from gridnode.runtimes.python_frames import MAX_BODY, OP_INVOKE, REPLY, Frame, pack, read_meta  # noqa: E402
 
 LIMIT = CONCURRENCY or 16
 ASKED_AT_ONCE = 2
@@ -138,19 +136,17 @@ class HttpConnection(Connection):
     def __init__(self, writer: asyncio.StreamWriter, program: Program, line: Line, threads: ThreadPoolExecutor) -> None:
         super().__init__(writer, LIMIT)
         self._program, self._line, self._threads = program, line, threads
-        self._task = os.environ["GRID_TASK"].encode()
+        self._task = os.environ["GRID_TASK"]
 
     def turn(self, frame: Frame) -> Turn:
         return contextlib.nullcontext() if self._is_question(frame) else super().turn(frame)
 
     def _is_question(self, frame: Frame) -> bool:
-        return bool(HEALTH_PATH) and frame.name == self._task + HEALTH
+        return bool(HEALTH_PATH) and frame.name == self._task.encode() + HEALTH
 
     async def reply(self, frame: Frame) -> bytes:
         try:
-            if frame.op != OP_INVOKE:
-                raise Fault("call", f"op {frame.op} is not served here")
-            if self._is_question(frame):
+            if frame.op == OP_INVOKE and self._is_question(frame):
                 await self._run(Exchange(self._line, "GET", HEALTH_PATH, None, {}), frame)
                 return pack(REPLY, frame.call_id, b"true")
             return pack(REPLY, frame.call_id, result(await self._call(frame)))
@@ -158,10 +154,7 @@ class HttpConnection(Connection):
             return pack_error(frame.call_id, fault)
 
     async def _call(self, frame: Frame) -> bytes:
-        if frame.name != self._task:
-            raise Fault("task_not_found", f"a program is one task: {self._task.decode()}")
-        if frame.body and not is_json(frame.body):
-            raise Fault("body_invalid", "the body is not JSON")
+        check_call(frame, self._task)
         return await self._run(Exchange(self._line, "POST", "/", frame.body or b"null", headers(frame)), frame)
 
     async def _run(self, exchange: Exchange, frame: Frame) -> bytes:
@@ -186,11 +179,7 @@ class HttpConnection(Connection):
 
 def headers(frame: Frame) -> dict[str, str]:
     """What the program may know of its call. X-Grid-Deadline: unix seconds."""
-    try:
-        meta: Any = json.loads(frame.meta)
-    except (ValueError, RecursionError):
-        meta = None
-    meta = meta if isinstance(meta, dict) else {}
+    meta = read_meta(frame.meta)
     given = {
         "Content-Type": "application/json",
         "X-Grid-Task": frame.name.decode(errors="replace"),
@@ -219,8 +208,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: program.terminate())
     threading.Thread(target=program.follow, daemon=True).start()
     threads = ThreadPoolExecutor(LIMIT + ASKED_AT_ONCE)
-    served = {"version": VERSION, "handlers": [{"name": task, "concurrency": LIMIT}]}
-    hello, line = pack(HELLO, 0, json.dumps(served).encode()), Line(program.port)
+    hello, line = hello_of(task, LIMIT), Line(program.port)
     asyncio.run(keep_serving(path, hello, lambda writer: HttpConnection(writer, program, line, threads)))
     program.kill()
     sys.exit(1)

@@ -57,7 +57,10 @@ function isModule(error) {
   return error?.code === 'ERR_MODULE_NOT_FOUND' && /package 'grid'/.test(error.message);
 }
 
-/** What the file exports: the default function under the bare task name, the others as `task.name`. */
+/**
+ * What the file exports: the default function under the bare task name, the others as `task.name`; one that is the
+ * default for being alone under both.
+ */
 function findHandlers(exported, task) {
   const functions = new Map();
   const holder = exported !== null && ['object', 'function'].includes(typeof exported) ? exported : {};
@@ -65,11 +68,11 @@ function findHandlers(exported, task) {
     if (isHandler(value) && !name.startsWith('_')) functions.set(name, value);
   }
   const stem = task.slice(task.lastIndexOf('.') + 1);
-  const only = functions.size === 1 ? [...functions.keys()] : [];
-  const chosen = ['default', 'handler', stem, ...only].find((name) => functions.has(name));
+  const chosen = ['default', 'handler', stem].find((name) => functions.has(name));
   const found = new Map(isHandler(exported) ? [[task, adapt(exported)]] : []);
   for (const [name, value] of functions) {
     found.set(name === chosen && !found.has(task) ? task : `${task}.${name}`, adapt(value));
+    if (functions.size === 1 && !found.has(task)) found.set(task, adapt(value));
   }
   return found;
 }

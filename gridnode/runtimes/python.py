@@ -54,6 +54,7 @@ from gridnode.runtimes.python_frames import (  # noqa: E402
     VERSION,
     Frame,
     pack,
+    read_meta,
 )
 from gridnode.runtimes.python_stream import Collected  # noqa: E402
 
@@ -127,10 +128,7 @@ class Context:
         return math.inf if self.deadline is None else max(0.0, self.deadline - time.time())
 
     def _read(self, key: str, default: object) -> Any:
-        try:
-            return json.loads(self._meta).get(key, default)
-        except (ValueError, AttributeError):
-            return default
+        return read_meta(self._meta).get(key, default)
 
 
 class Handler(NamedTuple):
@@ -251,14 +249,17 @@ def set_path(root: str, directory: str) -> None:
 
 
 def find_handlers(module: ModuleType, task: str) -> Iterator[Handler]:
-    """The file's own public functions: the default one under the bare task name, the others as `task.function`."""
+    """The file's own public functions: the default one under the bare task name, the others as `task.function`.
+
+    One that is the default for being alone has both names: its callers need not know whether it is.
+    """
     functions = {name: value for name, value in vars(module).items() if _is_own_function(module, name, value)}
     stem = task.rpartition("/")[2].replace("-", "_")
-    only = next(iter(functions)) if len(functions) == 1 else ""
-    default = next((name for name in ("handler", stem, only) if name in functions), None)
+    default = next((name for name in ("handler", stem) if name in functions), None)
     for name, function in functions.items():
         is_async = any(_is_async(one) for one in (function, inspect.unwrap(function)))
-        yield Handler(task if name == default else f"{task}.{name}", function, arity(function), is_async)
+        names = [task] if name == default else [f"{task}.{name}"] + [task] * (len(functions) == 1)
+        yield from (Handler(one, function, arity(function), is_async) for one in names)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

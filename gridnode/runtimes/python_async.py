@@ -116,17 +116,18 @@ class Connection:
         stream = self._streams.get(call_id)
         if stream is None:
             stream = self._streams[call_id] = _Stream()
-        while not stream.credit.is_open and not self._is_over(call_id):
+        while not stream.credit.is_open and not self.is_cancelled(call_id):
             stream.bell.clear()
             await stream.bell.wait()
-        if self._is_over(call_id):
+        if self.is_cancelled(call_id):
             return False
         stream.credit.spend(len(item))
         self._writer.write(pack(PART, call_id, item))
         await self._writer.drain()
         return True
 
-    def _is_over(self, call_id: int) -> bool:
+    def is_cancelled(self, call_id: int) -> bool:
+        """Whether nobody waits for this call any more."""
         return self._closed or call_id in self._given_up
 
     def _take(self, frame: Frame) -> None:
@@ -182,9 +183,6 @@ class HandlerConnection(Connection):
     def served(self) -> Served | None:
         return _served.get()
 
-    def is_cancelled(self, call_id: int) -> bool:
-        return self._closed or call_id in self._given_up
-
     def part(self, call_id: int, item: bytes) -> bool:
         return asyncio.run_coroutine_threadsafe(self.send_part(call_id, item), self._loop).result()
 
@@ -202,7 +200,6 @@ class HandlerConnection(Connection):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asking, self._loop))
 
     def close(self) -> None:
-        self._closed = True
         for made in self._made.values():
             if not made.done():
                 made.set_exception(Unanswered("the connection to the node was lost during the call"))

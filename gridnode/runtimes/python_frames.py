@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 VERSION = 1
 HEADER = struct.Struct(">IQBBHIHH")
@@ -25,6 +26,15 @@ class Frame(NamedTuple):
     meta: bytes
     body: bytes
     flags: int = 0
+
+
+def read_meta(meta: bytes) -> dict[str, Any]:
+    """The metadata of a call; nothing when it cannot be read."""
+    try:
+        read = json.loads(meta)
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 class Inbox:

@@ -15,7 +15,10 @@ __all__ = ["Exit", "Held", "Keep", "Output", "Sandbox", "SandboxSpec"]
 
 
 class SandboxSpec(msgspec.Struct, frozen=True):
-    """One instance to start. Paths are the host's. memory, tmp_size: bytes; cpu: cores; code: as in a TaskSpec."""
+    """One instance to start. Paths are the host's. memory, tmp_size: bytes; cpu: cores; code: as in a TaskSpec.
+
+    python: the version in the node's own image, where that is the image. files: directories by the name below /files.
+    """
 
     instance: InstanceId
     node: NodeId
@@ -38,6 +41,8 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     runtime_class: str = ""
     health: str = ""
     code: str = ""
+    python: str = ""
+    files: dict[str, str] = {}
     pids: int = 128
     tmp_size: int = 64 * 1024 * 1024
 

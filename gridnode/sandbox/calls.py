@@ -9,6 +9,7 @@ import structlog
 from gridnode.errors import CallTimeout, GridError, NoCapacity, NotReady, TaskCrashed, TaskNotFound
 from gridnode.link import Cancel, nothing_to_cancel
 from gridnode.model import Done, InstanceId, Invocation, Outcome, TaskName
+from gridnode.sandbox.forecast import over_after
 from gridnode.sandbox.instance import Instance
 from gridnode.sandbox.seat import Call, Seat
 from gridnode.sandbox.waiting import Waiting
@@ -85,12 +86,14 @@ class Calls:
         self.refuse_waiting(NotReady("the instance is being stopped"))
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
-        """Run or queue the call; NoCapacity at once when the queue is full, CallTimeout at its deadline."""
+        """Run or queue the call; CallTimeout at its deadline.
+
+        NoCapacity at once when the queue is full, or the call would hardly be over in time.
+        """
         entry = Call(call, done, next(self._numbers))
         seat = None if self._queue else self._free_seat(call.task)
-        if seat is None and not self._queue.admits(len(call.body)):
-            error = NoCapacity(f"{call.task}: {self._queue}", hint="wait a moment; `gridctl scale` adds instances")
-            entry.settle(Outcome(error=error, started=False))
+        if seat is None and (not self._queue.admits(len(call.body)) or self._is_late(call, len(self._queue))):
+            entry.settle(Outcome(error=self._no_room(call), started=False))
             return nothing_to_cancel
         entry.timer = self._loop.call_at(call.deadline, self._timed_out, entry)
         self._idle.clear()
@@ -99,6 +102,20 @@ class Calls:
         else:
             self._queue.append(entry)
         return lambda: self._give_up(entry, NotReady("cancelled by the caller"))
+
+    def _is_late(self, call: Invocation, waiting: int) -> bool:
+        """Whether it would hardly be over before its deadline, with so many waiting before it."""
+        seats = [seat for seat in self.seats.values() if not seat.retiring]
+        ahead = waiting + sum(len(seat.inside) for seat in seats)
+        return over_after(ahead, [seat.known_pace for seat in seats]) > call.deadline - self._loop.time()
+
+    def _no_room(self, call: Invocation) -> NoCapacity:
+        return NoCapacity(f"{call.task}: {self._queue}", hint="wait a moment; `gridctl scale` adds instances")
+
+    def _refuse_late(self) -> None:
+        """Calls take longer than was known when the last ones were let in: better told now than at their deadline."""
+        while self._queue and self._is_late(self._queue.last.call, len(self._queue) - 1):
+            self._give_up(self._queue.last, self._no_room(self._queue.last.call))
 
     def _free_seat(self, task: TaskName) -> Seat | None:
         """The least busy instance that takes one more call of this task."""
@@ -129,6 +146,8 @@ class Calls:
                 return
         elif outcome.started:
             seat.took(entry)
+            if self._queue:
+                self._refuse_late()
         entry.settle(outcome)
         self._pump()
 

@@ -34,6 +34,15 @@ class DockerImages:
         """Whether it has the image under this name, which is given to it where only that is lacking."""
         return await self._aside(lambda client: _holds(client, name, image))
 
+    async def version(self) -> str:
+        """Of the engine, and of its API: `20.10.24, API 1.41`."""
+        said = await self._aside(lambda client: client.version())
+        return f"{said.get('Version', '?')}, API {said.get('ApiVersion', '?')}"
+
+    async def has(self, name: str) -> bool:
+        """Whether it has an image of this name or id."""
+        return await self._aside(lambda client: _inspect(client, name) is not None)
+
     async def load(self, parts: Iterator[bytes]) -> None:
         """Take an archive, piece by piece; what `parts` raises comes through, SandboxError when it is refused."""
         given_up = threading.Event()

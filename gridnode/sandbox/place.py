@@ -23,11 +23,16 @@ def _no_secrets(directory: Path, names: tuple[str, ...]) -> None:
     raise SandboxError("this node keeps no secrets")
 
 
+def _no_files(name: str) -> Path:
+    raise SandboxError(f"this node keeps no files {name}")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """image, node_image: for tasks that name none; runtimes_dir: what is mounted into them, or the images' own.
 
-    run_dir: the host's path for sockets, short.
+    run_dir: the host's path for sockets, short. python: the version in `image`, where that is the node's own.
+    files: where the grid's directory of a name is; raises a GridError.
     """
 
     node: NodeId
@@ -38,9 +43,12 @@ class Place:
     mount_secrets: MountSecrets = _no_secrets
     node_image: str = ""
     runtimes_dir: Path | None = None
+    python: str = ""
+    files: Callable[[str], Path] = _no_files
 
     def spec(self, instance: InstanceId, release: Release, task: TaskSpec, directory: Path) -> SandboxSpec:
         """One instance of this task. directory: the release's."""
+        image = task.image or self._image(task.runtime)
         return SandboxSpec(
             instance=instance,
             node=self.node,
@@ -50,7 +58,7 @@ class Place:
             task=task.name,
             file=task.file,
             runtime=task.runtime,
-            image=task.image or self._image(task.runtime),
+            image=image,
             release_dir=str(directory),
             socket_dir=str(self.run_dir / instance),
             memory=task.memory,
@@ -63,6 +71,8 @@ class Place:
             runtime_class=task.runtime_class,
             health=task.health,
             code=task.code,
+            python=self.python if image == self.image else "",
+            files={name: str(self.files(name)) for name in task.files},
             tmp_size=min(MAX_TMP, task.memory // 2),
         )
 

@@ -87,11 +87,17 @@ class Pool:
         self._drains: dict[asyncio.Task[None], Prepared] = {}
         self._found: dict[InstanceId, Held] = {}
         self._adopting: dict[InstanceId, str] = {}
-        self._draining = False
+        self._refuses = ""
+        self._held = False
 
     @property
     def release(self) -> Release | None:
         return self._serving.release if self._serving else None
+
+    @property
+    def image(self) -> str:
+        """Of Python tasks that name none."""
+        return self._place.image
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:
@@ -106,8 +112,9 @@ class Pool:
 
     def invoke(self, call: Invocation, done: Done) -> Cancel:
         """Run the call on the instance that serves its task."""
-        if self._draining:
-            error = NotReady(f"{self._place.name} is going down")
+        if self._refuses or self._held:
+            hint = None if self._refuses else f"`gridctl undrain {self._place.name}` has it take calls again"
+            error = NotReady(f"{self._place.name} {self._refuses or 'is drained'}", hint=hint)
             done(Outcome(error=error, node=self._place.node, started=False))
             return nothing_to_cancel
         if not self._serving:
@@ -166,6 +173,17 @@ class Pool:
         """Of the releases whose directories this node's instances read."""
         return {root for one in self._all() for pool in one.pools.values() for root in pool.roots}
 
+    @property
+    def files(self) -> set[Path]:
+        """Directories of the grid's that instances of this node read."""
+        return {path for one in self._all() for pool in one.pools.values() for path in pool.files}
+
+    def renew(self, files: str) -> None:
+        """There is another version of these: instances that read them are replaced, one after the other."""
+        for pool in self._serving.pools.values() if self._serving else ():
+            if files in pool.spec.files:
+                pool.restart()
+
     def _all(self) -> list[Prepared]:
         return [*([self._serving] if self._serving else []), *self._drains.values()]
 
@@ -216,8 +234,17 @@ class Pool:
             await asyncio.wait(self._drains)
 
     def drain(self) -> None:
-        """Let no more calls in: they are for other nodes."""
-        self._draining = True
+        """Let no more calls in, for good: they are for other nodes."""
+        self._refuses = "is going down"
+
+    def hold(self, held: bool) -> None:
+        """Let no calls in for as long as an operator wants none here; those inside finish."""
+        self._held = held
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no new calls."""
+        return bool(self._refuses) or self._held
 
     async def finished(self) -> None:
         """Wait until no call is inside, for at most drain_timeout."""

@@ -82,6 +82,11 @@ class Seat:
         return early and len(self.inside) < max(1, min(_MAX_WINDOW, int(_WINDOW_TIME / self.pace)))
 
     @property
+    def known_pace(self) -> float:
+        """Seconds from answer to answer; 0 before the first."""
+        return 0.0 if self.pace == _SLOW else self.pace
+
+    @property
     def runs_in_order(self) -> bool:
         """Whether each call ends before the next starts; no longer where one handler runs calls side by side."""
         handlers = self.instance.handlers

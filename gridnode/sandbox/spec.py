@@ -11,7 +11,7 @@ from gridnode.errors import SandboxError
 from gridnode.model import InstanceId, Network, NodeId
 from gridnode.sandbox import SandboxSpec
 from gridnode.sandbox.egress import NETWORK
-from gridnode.task_bounds import is_env_name, is_health, is_runtime_class
+from gridnode.task_bounds import is_env_name, is_files, is_health, is_runtime_class
 
 LABEL_NODE: Final = "gridcontrol.node"
 LABEL_INSTANCE: Final = "gridcontrol.instance"
@@ -25,6 +25,7 @@ SOCKET_MOUNT: Final = "/run/grid"
 SOCKET_NAME: Final = "grid.sock"
 RUNTIMES_MOUNT: Final = "/usr/lib/gridnode/runtimes"
 SECRETS_MOUNT: Final = "/run/secrets"
+FILES_MOUNT: Final = "/files"
 
 SANDBOX_USER: Final = (65534, 65534)
 NOBODY: Final = "{}:{}".format(*SANDBOX_USER)
@@ -110,12 +111,18 @@ def labels(spec: SandboxSpec) -> dict[str, str]:
 def shape(spec: SandboxSpec) -> str:
     """32 hex digits that are the same for instances started alike: whatever the spec says but which one it is.
 
-    Of the release it says as much as the task's code, where that is known.
+    Of the release it says as much as the task's code, where that is known; of the node's own image, its Python. Which
+    runtime speaks in it is no part: its Hello tells. So an upgrade of the node leaves instances as they are.
     """
-    alike = msgspec.structs.replace(spec, instance=InstanceId(""), socket_dir="", secrets_dir="")
+    alike = msgspec.structs.replace(spec, instance=InstanceId(""), socket_dir="", secrets_dir="", runtimes_dir="")
     if spec.code:
         alike = msgspec.structs.replace(alike, release="", release_dir="")
-    return hashlib.sha256(msgspec.json.encode(alike, order="deterministic")).hexdigest()[:32]
+    if spec.python:
+        alike = msgspec.structs.replace(alike, image="")
+    fields = msgspec.to_builtins(alike)
+    if not spec.files:  # so that those of a version that had none are still alike
+        del fields["files"]
+    return hashlib.sha256(msgspec.json.encode(fields, order="deterministic")).hexdigest()[:32]
 
 
 def node_filters(node: NodeId, instance: InstanceId | None = None) -> list[str]:
@@ -142,7 +149,7 @@ def _isolation(spec: SandboxSpec) -> dict[str, Any]:
         "Init": True,
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,
-        "Mounts": [_mount(source, target) for source, target in _mounts(spec).items()],
+        "Mounts": [_mount(source, target) for target, source in _mounts(spec).items()],
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,noexec,mode=1777,size={spec.tmp_size},nr_inodes={_TMP_INODES}"},
         "ShmSize": spec.tmp_size,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": _LOG_SIZE, "max-file": _LOG_FILES}},
@@ -163,9 +170,11 @@ def _limits(spec: SandboxSpec) -> dict[str, Any]:
 
 
 def _mounts(spec: SandboxSpec) -> dict[str, str]:
-    mounts = {spec.release_dir: RELEASE_MOUNT, spec.socket_dir: SOCKET_MOUNT}
-    optional = {spec.runtimes_dir: RUNTIMES_MOUNT, spec.secrets_dir: SECRETS_MOUNT}
-    return mounts | {source: target for source, target in optional.items() if source}
+    """Of the host's directories, by where they are in the sandbox."""
+    mounts = {RELEASE_MOUNT: spec.release_dir, SOCKET_MOUNT: spec.socket_dir}
+    optional = {RUNTIMES_MOUNT: spec.runtimes_dir, SECRETS_MOUNT: spec.secrets_dir}
+    files = {f"{FILES_MOUNT}/{name}": source for name, source in spec.files.items()}
+    return mounts | {target: source for target, source in optional.items() if source} | files
 
 
 def _mount(source: str, target: str) -> dict[str, Any]:
@@ -188,6 +197,8 @@ def _check(spec: SandboxSpec) -> None:
     for field in ("release_dir", "socket_dir", *(["secrets_dir"] if spec.secrets_dir else [])):
         _demand(_is_mountable(getattr(spec, field)), spec, field)
     _demand(not spec.runtimes_dir or _is_mountable(spec.runtimes_dir), spec, "runtimes_dir")
+    sound = all(is_files(name) and _is_mountable(source) for name, source in spec.files.items())
+    _demand(sound, spec, "files")
     file = PurePosixPath(spec.file)
     _demand(not file.is_absolute() and ".." not in file.parts, spec, "file")
     _demand(spec.runtime in ENTRYPOINTS, spec, "runtime")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -111,6 +112,11 @@ class TaskPool:
     def roots(self) -> set[Root]:
         """Of the releases whose directories its instances read."""
         return {Root(seat.instance.spec.release) for seat in self._calls.seats.values()}
+
+    @property
+    def files(self) -> set[Path]:
+        """Directories of the grid's that its instances read."""
+        return {Path(path) for seat in self._calls.seats.values() for path in seat.instance.spec.files.values()}
 
     def go_on_with(self, make: Make) -> None:
         """Serve as part of another release: instances to come are made so."""

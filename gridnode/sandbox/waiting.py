@@ -29,6 +29,10 @@ class Waiting:
     def first(self) -> Call:
         return self._calls[0]
 
+    @property
+    def last(self) -> Call:
+        return self._calls[-1]
+
     def admits(self, size: int) -> bool:
         """Whether one more call of so many bytes may wait."""
         return len(self._calls) < self._max_count and self._size + size <= self._max_size

@@ -58,6 +58,13 @@ class Wanted(NamedTuple):
     node: NodeId
 
 
+class Forget(NamedTuple):
+    """An operator says that this node is gone for good, up to an incarnation; one that is linked stays."""
+
+    node: NodeId
+    incarnation: int
+
+
 class FoundSelf(NamedTuple):
     """Dialling this address reached ourselves."""
 
@@ -120,6 +127,7 @@ Event = (
     Spoke
     | Sighted
     | DialFailed
+    | Forget
     | LinkedUp
     | LinkLost
     | Parted

@@ -70,12 +70,16 @@ class Row:
 
 @dataclass(slots=True)
 class Rows:
-    """At most `most`. When full the oldest dead goes first, then who was only heard of; one that is linked stays."""
+    """At most `most`. When full the oldest dead goes first, then who was only heard of; one that is linked stays.
+
+    buried: whom an operator has forgotten, up to an incarnation.
+    """
 
     most: int
     by_node: dict[NodeId, Row] = field(default_factory=dict)
     linked: dict[NodeId, Row] = field(default_factory=dict)
     suspects: dict[NodeId, Row] = field(default_factory=dict)
+    buried: dict[NodeId, int] = field(default_factory=dict)
     here: int = 0
 
     def __iter__(self) -> Iterator[Row]:
@@ -115,6 +119,17 @@ class Rows:
         self.here -= row.state in HERE
         self.linked.pop(node, None)
         self.suspects.pop(node, None)
+
+    def bury(self, node: NodeId, incarnation: int) -> bool:
+        """An operator has it forgotten up to this incarnation; whether there is a row of it to forget."""
+        if node in self.buried or len(self.buried) < self.most:
+            self.buried[node] = max(incarnation, self.buried.get(node, 0))
+        row = self.by_node.get(node)
+        return row is not None and not row.linked and row.record.incarnation <= incarnation
+
+    def is_buried(self, record: NodeRecord) -> bool:
+        """Whether this is what others remember of a node that is forgotten here."""
+        return record.incarnation <= self.buried.get(record.id, -1)
 
     def turn(self, row: Row, state: MemberState, now: float) -> MemberState:
         """Put it in another state; the one it was in."""

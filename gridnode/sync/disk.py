@@ -15,6 +15,29 @@ from gridnode.sync.materialise import materialise, remove
 log = structlog.get_logger()
 
 
+class FilesDisk:
+    """A TreeDisk. directory: holds files/<root>/."""
+
+    def __init__(self, store: ChunkStore, directory: Path) -> None:
+        self._store = store
+        self._trees = directory / "files"
+        self._trees.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def has(self, root: Root) -> bool:
+        return self.path(root).is_dir()
+
+    def path(self, root: Root) -> Path:
+        return self._trees / root
+
+    def lay_out(self, root: Root) -> Path:
+        return materialise(root, self._store, self._trees)
+
+    def keep(self, roots: Set[Root]) -> None:
+        for path in self._trees.iterdir():
+            if path.name not in roots:
+                remove(path)
+
+
 class ReleaseDisk:
     """directory: holds releases/<root>/ and active.release."""
 

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 Listener = Callable[[Announced | Gained], None]
 
-_MAX_TREES = 16
+_MAX_TREES = 64
 """Trees whose pieces are known; fetches under way come on top."""
 _MAX_READING = 4
 """Trees that are read because somebody asked for them."""
@@ -49,18 +49,27 @@ _POLL = 0.005
 
 @dataclass(slots=True)
 class _Tree:
-    """bits: the pieces here; fetching: what those hold who asked for it; fresh: what nobody was told of yet."""
+    """count: of its pieces; bits: those here; fresh: those that nobody was told of yet.
 
-    layout: Layout
+    fetching: what those hold who fetch it; listener: of what others hold, while this node does.
+    """
+
+    root: Root
+    count: int
     bits: int
     ration: Ration
     fetching: dict[NodeId, int] = field(default_factory=dict)
     fresh: int = 0
     listener: Listener | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """All of it is here."""
+        return self.bits == (1 << self.count) - 1
+
     def have(self, asks: bool = False) -> bytes:
         fetches = self.listener is not None
-        return encode_have(Have(self.layout.root, len(self.layout.pieces), self.bits, asks=asks, fetches=fetches))
+        return encode_have(Have(self.root, self.count, self.bits, asks=asks, fetches=fetches))
 
 
 class Exchange:
@@ -86,7 +95,8 @@ class Exchange:
     def hold(self, layout: Layout, bits: int) -> None:
         """These pieces of the tree are here."""
         before = self._trees.get(layout.root)
-        self._trees[layout.root] = tree = _Tree(layout, bits, Ration(layout.everything))
+        ration = Ration(layout.everything)
+        self._trees[layout.root] = tree = _Tree(layout.root, len(layout.pieces), bits, ration)
         if before:
             tree.fetching, tree.listener = before.fetching, before.listener
             tree.ration = before.ration
@@ -120,7 +130,7 @@ class Exchange:
     def _tell_fresh(self, root: Root) -> None:
         tree = self._trees.get(root)
         if tree and tree.fresh:
-            body = encode_have(Have(root, len(tree.layout.pieces), tree.fresh, is_more=True))
+            body = encode_have(Have(root, tree.count, tree.fresh, is_more=True))
             tree.fresh = 0
             for peer in tree.fetching:
                 self._event(peer, body)
@@ -156,8 +166,8 @@ class Exchange:
         return True
 
     def _take(self, tree: _Tree, peer: NodeId, have: Have) -> None:
-        if have.count != len(tree.layout.pieces):
-            raise BodyInvalid(f"{have.count} pieces of a tree that has {len(tree.layout.pieces)}")
+        if have.count != tree.count:
+            raise BodyInvalid(f"{have.count} pieces of a tree that has {tree.count}")
         if have.fetches or peer in tree.fetching:
             tree.fetching[peer] = have.bits | (tree.fetching.get(peer, 0) if have.is_more else 0)
         if have.asks:
@@ -221,7 +231,7 @@ class Exchange:
     def given(self, peer: NodeId, get: PieceGet) -> int:
         """The pieces that the peer has to get from others for now; 0 when it gets what it asks for."""
         tree = self._trees.get(get.root)
-        if tree is None or tree.bits != tree.layout.everything or get.piece >= len(tree.layout.pieces):
+        if tree is None or not tree.is_whole or get.piece >= tree.count:
             return 0
         fetching = {one: bits for one, bits in tree.fetching.items() if self._link(one)}
         return tree.ration.take(get.piece, peer, fetching, self._loop.time())

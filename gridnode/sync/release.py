@@ -39,7 +39,7 @@ async def _no_images(references: Iterable[str]) -> None:
 class Releases:
     """Brings this node to the release it is told to follow; the newest told wins.
 
-    images: waits for those of these names that are on their way here; SyncError when one fails.
+    images: waits for those of these names that are on their way here; SyncError when one fails. files: for all of them.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class Releases:
         fetch: Callable[[Progress], Fetch],
         on_status: Callable[[ReleaseStatus], None],
         images: Callable[[Iterable[str]], Awaitable[None]] = _no_images,
+        files: Callable[[Iterable[str]], Awaitable[None]] = _no_images,
     ) -> None:
+        self._files = files
         self._images = images
         self._node = node
         self._disk = disk
@@ -125,6 +127,7 @@ class Releases:
         self._tell(release, ReleaseState.FETCHING)
         await self._fetch(self._progress(release)).run(release.root)
         await self._images({task.image for task in release.tasks if task.image})
+        await self._files({name for task in release.tasks for name in task.files})
         directory = await asyncio.to_thread(self._disk.materialise, release)
         self._tell(release, ReleaseState.STARTING, release.size, release.size)
         prepared = await self._pool.prepare(release, directory)

@@ -108,7 +108,7 @@ class Scrub:
 
     async def _mend(self) -> None:
         """An earlier life may have left some to mend."""
-        delay = _RETRY_FIRST
+        delay = 0.0
         while True:
             self._news.clear()
             bad = await asyncio.to_thread(self._store.quarantined)
@@ -116,9 +116,9 @@ class Scrub:
                 await self._bring()
                 left = await asyncio.to_thread(self._store.quarantined)
                 log.info("fetched bad chunks again", count=len(bad.keys() - left.keys()), left=len(left))
-                delay = min(delay * 2, _RETRY_LAST) if left else _RETRY_FIRST
+                delay = min(delay * 2 or _RETRY_FIRST, _RETRY_LAST) if left else 0.0
             with suppress(TimeoutError):
-                async with asyncio.timeout(delay if bad else None):
+                async with asyncio.timeout(delay or None):
                     await self._news.wait()
 
     async def _bring(self) -> None:

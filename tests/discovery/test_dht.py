@@ -10,16 +10,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from gridnode import certificate
 from gridnode.discovery import dht as kad
 from gridnode.discovery.dht import key_of
 from gridnode.discovery.dht_discovery import DhtDiscovery
 from gridnode.discovery.dht_wire import encode
 from gridnode.discovery.peer_record import sign_record
 from gridnode.discovery.sealed import SealedDatagrams
-from gridnode.identity import Credentials, seal
+from gridnode.identity import DAY, Credentials, issue_leaf, mint_card, seal
 from gridnode.model import Address, NodeId, Sighting
-from tests.fakes.peers import AUTHORITY, FOREIGN, PATIENCE, node_credentials, until
+from tests.fakes.peers import AUTHORITY, FOREIGN, NOW, PATIENCE, node_credentials, until
 
 pytestmark = pytest.mark.usefixtures("jobs_end")
 KEY = AUTHORITY.network_key
@@ -130,6 +132,23 @@ async def test_a_node_that_listens_elsewhere_says_so(start: Start) -> None:
     peer.addresses = [Address("elsewhere.example", 7400)]
     peer.dht.renew()
     await until(lambda: Address("elsewhere.example", 7400) in seed.seen[peer.id])
+
+
+async def test_a_node_whose_card_is_renewed_says_so_with_the_longer_chain(start: Start) -> None:
+    seed = await start("seed", [])
+    peer = await start("peer", [seed.address])
+    await until(lambda: peer.id in seed.seen)
+    name = b"peer".ljust(32, b"-")
+    card = mint_card(AUTHORITY, "peer", NOW, 100 * DAY, name)
+    longer = issue_leaf(card, name[::-1], NOW)
+    assert longer.node == peer.id
+    peer.dht.show(longer)
+
+    def shown() -> bytes:
+        return seed.dht._records.get(key_of(peer.id), time.time()) or b""
+
+    issuer = certificate.from_pem(card.issuer).public_bytes(Encoding.DER)
+    await until(lambda: issuer in shown())
 
 
 async def test_strangers_hear_nothing_and_are_not_heard(start: Start) -> None:

@@ -88,11 +88,12 @@ def test_a_leaf_issues_nothing() -> None:
     assert open_record(value(Credentials(ALICE.node, ALICE.role, "", ALICE.key, pem.encode(), CA)), CA, NOW) is None
 
 
-@given(st.integers(0, 10**6), st.integers(1, 255))
-def test_a_flipped_bit_is_noticed(at: int, flip: int) -> None:
-    changed = bytearray(SIGNED)
-    changed[at % len(changed)] ^= flip
-    assert open_record(bytes(changed), CA, NOW) is None
+def test_every_flipped_bit_is_noticed() -> None:
+    for at in range(len(SIGNED)):
+        for bit in range(8):
+            changed = bytearray(SIGNED)
+            changed[at] ^= 1 << bit
+            assert open_record(bytes(changed), CA, NOW) is None, (at, bit)
 
 
 SIGNED = value()

@@ -88,6 +88,12 @@ class ImageEngine:
 
     def close(self) -> None: ...
 
+    async def version(self) -> str:
+        return "0, API 0"
+
+    async def has(self, name: str) -> bool:
+        return True
+
     async def holds(self, name: str, image: Image) -> bool:
         if image.id in self.ids.values():
             self.ids[name] = image.id

@@ -93,6 +93,7 @@ class NodeThread:
             advertise=(f"127.0.0.1:{port}",),
             api_port=0,
             mdns=False,
+            dht=False,
             sandbox_image="none",
         )
         return Node(settings, read_card(settings))
@@ -116,9 +117,9 @@ async def _listens(port: int) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def make_grid() -> Iterator[Callable[[int], RunningGrid]]:
-    """Starts a grid of so many nodes; all of them end with the session. What they log is not gridctl's output."""
+    """Starts a grid of so many nodes; all of them end with the package. What they log is not gridctl's output."""
     with open(os.devnull, "w") as nowhere, pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(nowhere))
         stack.callback(structlog.reset_defaults)
@@ -145,7 +146,7 @@ def make_grid() -> Iterator[Callable[[int], RunningGrid]]:
         yield make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hello_grid(make_grid: Callable[[int], RunningGrid], tmp_path_factory: pytest.TempPathFactory) -> RunningGrid:
     """A grid of two nodes that serves the sample project."""
     from gridctl.cli import run

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gridctl.cli import run
+from gridctl.new import new_gridfile
 from gridnode.gridfile import parse_card
 
 Capture = pytest.CaptureFixture[str]
@@ -67,3 +68,16 @@ def test_card_refuses_what_is_malformed(arguments: list[str], capsys: Capture) -
     capsys.readouterr()
     assert run(["card", "web-1", *arguments]) == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("argv", [["cloud-init"], ["card", "web-1"], ["share", "alice"]], ids=" ".join)
+def test_what_is_secret_is_written_for_its_owner_alone(
+    tmp_path: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gridfile, output = new_gridfile(tmp_path, "g").path, tmp_path / "out"
+    assert run([*argv, "--gridfile", str(gridfile), "-o", str(output)]) == 0
+    assert capsys.readouterr().out == ""
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert "PRIVATE KEY" in output.read_text()
+    assert run([*argv, "--gridfile", str(gridfile), "-o", str(output)]) == 2
+    assert run([*argv, "--gridfile", str(gridfile), "-o", str(tmp_path / "none" / "x")]) == 2

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from gridctl.backup import read_backup
+from gridctl.backup import crowded, read_backup
 from gridnode.audit import AuditEntry, sign_audit
 from gridnode.errors import LedgerError, SignatureInvalid, UsageError
 from gridnode.gridfile import Gridfile, render_secret
 from gridnode.identity import authority_of
-from gridnode.ledger import encode_documents, sign_document, sign_order, sign_secret
+from gridnode.ledger import MAX_BODY, encode_documents, sign_document, sign_order, sign_secret
 from gridnode.model import Order
 
 GRIDFILE = Gridfile("g", (), grid_password=render_secret(b"\1" * 32))
@@ -44,3 +44,9 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_backup(tmp_path / "none", GRIDFILE)
+
+
+def test_a_kind_of_which_there_may_be_more_is_named() -> None:
+    large = [sign_document(KEY, "secret", f"KEY{number}", 1, b"x" * MAX_BODY) for number in range(4)]
+    assert crowded([*large, ORDER]) == ["secret"]
+    assert crowded([*large[:3], ORDER]) == []

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from gridctl import Grid
+from gridctl.new import load_gridfile, write_private
+from gridctl.share import share_text
 from gridnode.errors import Forbidden, GridError, LinkClosed, UsageError
 from gridnode.wire import Op
 from tests.gridctl.conftest import RunningGrid
@@ -55,3 +57,17 @@ async def test_what_is_no_place(path: Path, tmp_path: Path) -> None:
     for links in (0, 17):
         with pytest.raises(UsageError):
             Grid.connect(links=links)
+
+
+@pytest.mark.parametrize(("days", "said"), [(6, 1), (8, 0)])
+async def test_a_user_is_told_once_that_the_gridfile_is_about_to_end(
+    hello_grid: RunningGrid, tmp_path: Path, caplog: pytest.LogCaptureFixture, days: int, said: int
+) -> None:
+    gridfile = tmp_path / "Gridfile"
+    write_private(gridfile, share_text(load_gridfile(hello_grid.gridfile), "alice", days * 86_400))
+    async with Grid.connect(gridfile) as grid:
+        grid._links.spread()
+        assert [result async for result in grid.map("echo", range(40))] == list(range(40))
+    told = [record.getMessage() for record in caplog.records if record.name == "gridctl"]
+    assert len(told) == said
+    assert all("this Gridfile ends in 5d" in text for text in told)

@@ -31,6 +31,7 @@ RECORD = NodeRecord(ID, "n", 1, 1, (), "1", 0, release=ACTIVE, tasks=(TaskName("
         (Member(RECORD, MemberState.SUSPECT, 0.0), "it is suspect"),
         (Member(replace(RECORD, id=NodeId("b" * 40)), MemberState.ALIVE, 0.0), "it is not a member"),
         (Member(replace(RECORD, draining=True), MemberState.ALIVE, 0.0), "it is going down"),
+        (Member(replace(RECORD, draining=True, drained=True), MemberState.ALIVE, 0.0), ""),
         (Member(replace(RECORD, release=None), MemberState.ALIVE, 0.0), "it has not begun with release 3"),
         (
             Member(replace(RECORD, release=replace(ACTIVE, state=ReleaseState.STARTING)), MemberState.ALIVE, 0.0),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gridctl import window as module
 from gridctl.window import Window
 from gridnode.errors import BodyTooLarge, NoCapacity, TaskRaised, UsageError
 from gridnode.model import Outcome
@@ -104,6 +105,22 @@ async def test_what_finds_no_room_goes_again() -> None:
     impatient.put(b"1")
     calls[2].end(BUSY)
     assert impatient.take() == [BUSY]
+
+
+async def test_a_refused_call_has_no_patience_while_nothing_gets_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    calls = Calls()
+    window = Window(calls, 2)
+    window.put(b"0")
+    calls[0].end(BUSY)
+    assert window.take() == [BUSY]
+    window.put(b"1")
+    window.put(b"2")
+    monkeypatch.setattr(module, "_LET_IN", -1.0)
+    calls[1].end(BUSY)
+    assert window.take() == [], "another call of the window is under way: there is room for it soon"
+    await until(lambda: len(calls) == 4)
+    window.close()
 
 
 async def test_what_ran_is_never_sent_again() -> None:

@@ -48,7 +48,7 @@ async def serve() -> AsyncIterator[Serve]:
         ("exports.handler = () => 1; exports.get_ip = () => 2; exports._private = () => 3", {"req", "req.get_ip"}),
         ("exports.req = () => 1; exports.other = () => 2; exports.X = 1", {"req", "req.other"}),
         ("exports.one = () => 1; exports.two = () => 2", {"req.one", "req.two"}),
-        ("exports.only = () => 1; exports.Thing = class {}", {"req"}),
+        ("exports.only = () => 1; exports.Thing = class {}", {"req", "req.only"}),
         ("exports.__esModule = true; exports.default = () => 1; exports.b = () => 2", {"req", "req.b"}),
     ],
 )

@@ -54,9 +54,9 @@ async def failure(line: Line, name: str, event: object = None) -> GridError:
         ("def handler(e): pass\ndef get_ip(e): pass\ndef _private(e): pass", "req", {"req": 1, "req.get_ip": 1}),
         ("def req(e): pass\nasync def other(e): pass", "req", {"req": 1, "req.other": 64}),
         ("def get_ip(e): pass\ndef other(): pass", "get-ip", {"get-ip": 1, "get-ip.other": 1}),
-        ("def only(e): pass\nX = 1\nclass C: pass", "req", {"req": 1}),
+        ("def only(e): pass\nX = 1\nclass C: pass", "req", {"req": 1, "req.only": 1}),
         ("def one(e): pass\ndef two(e): pass", "req", {"req.one": 1, "req.two": 1}),
-        ("from os.path import join\nimport json\nf = lambda e: e", "req", {"req": 1}),
+        ("from os.path import join\nimport json\nf = lambda e: e", "req", {"req": 1, "req.f": 1}),
         ("import functools\n@functools.cache\ndef f(e): pass\ndef g(): pass", "req", {"req.f": 1, "req.g": 1}),
         (
             "import functools\ndef deco(f):\n  @functools.wraps(f)\n  def call(*a): return f(*a)\n  return call\n"

@@ -243,7 +243,7 @@ async def test_a_projects_own_grid_module_wins(serve: Serve) -> None:
 
 async def test_what_is_imported_is_no_task(serve: Serve) -> None:
     line = await serve("from grid import invoke, invoke_async, context, log\ndef get(event): return 1\n")
-    assert [handler["name"] for handler in line.hello["handlers"]] == ["req"]
+    assert [handler["name"] for handler in line.hello["handlers"]] == ["req.get", "req"]
 
 
 @pytest.mark.parametrize("more", ["", "async def other(): pass\n"])

@@ -74,6 +74,13 @@ async def images(engine: Engine) -> AsyncIterator[DockerImages]:
     await asyncio.to_thread(images.close)
 
 
+async def test_what_it_is_and_whether_it_has_an_image(engine: Engine, images: DockerImages) -> None:
+    engine.answers["GET /v1.41/version"] = (200, {"Version": "20.10.24", "ApiVersion": "1.41"})
+    engine.has("app:1", "sha256:x", ["app:1"])
+    assert await images.version() == "20.10.24, API 1.41"
+    assert [await images.has("app:1"), await images.has("app:2")] == [True, False]
+
+
 @pytest.mark.parametrize("digest", [IMAGE.id, IMAGE.manifest], ids=["classic", "containerd"])
 async def test_it_holds_what_has_the_id(engine: Engine, images: DockerImages, digest: str) -> None:
     assert not await images.holds("app:1", IMAGE)

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,12 @@ def test_an_image_task_without_an_image_is_refused() -> None:
     spec = PLACE.spec(InstanceId("0a1b2c3d"), RELEASE, TaskSpec("req", "tasks/req", "image"), Path("/var/lib/g/x"))
     with pytest.raises(SandboxError, match="image ''"):
         container_config(spec)
+
+
+def test_the_files_of_a_task_lie_where_the_node_says() -> None:
+    task = TaskSpec("req", "tasks/req.py", files=("geo",))
+    at = (InstanceId("0a1b2c3d"), RELEASE, task, Path("/var/lib/g/releases/cd"))
+    place = dataclasses.replace(PLACE, files=lambda name: Path("/var/lib/g/files") / name)
+    assert place.spec(*at).files == {"geo": "/var/lib/g/files/geo"}
+    with pytest.raises(SandboxError, match="keeps no files geo"):
+        PLACE.spec(*at)

@@ -360,6 +360,24 @@ async def test_a_pool_that_drains_refuses_and_finishes(ground: Ground) -> None:
     assert inside[0].body == b'"rested"'
 
 
+async def test_a_pool_that_is_held_refuses_until_it_is_not(ground: Ground) -> None:
+    await ground.serve(echo=ECHO)
+    inside, _ = ground.call("echo.nap", 0.2)
+    ground.pool.hold(True)
+    refused = await ground.outcome("echo")
+    assert (type(refused.error), refused.started, ground.pool.is_draining) == (NotReady, False, True)
+    assert "is drained" in str(refused.error)
+    await ground.pool.finished()
+    assert inside[0].body == b'"rested"'
+    ground.pool.hold(False)
+    assert (await ground.outcome("echo")).error is None
+    ground.pool.hold(True)
+    ground.pool.drain()
+    ground.pool.hold(False)
+    assert ground.pool.is_draining, "one that is going down stays so"
+    assert "is going down" in str((await ground.outcome("echo")).error)
+
+
 async def test_an_engine_that_is_away_is_no_fault_of_the_release(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,18 @@ def test_mounts_are_the_release_and_the_socket_only_and_read_only() -> None:
     assert all(m["ReadOnly"] and m["Type"] == "bind" and m["BindOptions"]["Propagation"] == "rprivate" for m in mounts)
 
 
+def test_files_are_mounted_read_only_each_by_its_name() -> None:
+    where = "/var/lib/gridnode/files/ef"
+    spec = changed(files={"geo": where, "same": where})
+    mounts = container_config(spec)["HostConfig"]["Mounts"]
+    found = [(m["Target"], m["Source"], m["ReadOnly"]) for m in mounts if m["Target"].startswith("/files")]
+    assert found == [("/files/geo", where, True), ("/files/same", where, True)]
+    assert len({shape(SPEC), shape(spec), shape(changed(files={"geo": "/var/lib/gridnode/files/aa"}))}) == 3
+    for wrong in ({"../geo": where}, {"geo": "files"}, {"geo": "/var/../etc"}, {"": where}):
+        with pytest.raises(SandboxError):
+            container_config(changed(files=wrong))
+
+
 def test_secrets_are_mounted_read_only_where_there_are_any() -> None:
     mounts = container_config(changed(secrets_dir="/run/gridnode/0a1b2c3d/secrets"))["HostConfig"]["Mounts"]
     assert [(m["Target"], m["ReadOnly"]) for m in mounts if m["Source"].endswith("/secrets")] == [
@@ -194,3 +206,16 @@ def test_own_container_id_from_mountinfo() -> None:
     assert container_id("790 1 0:5 / / rw - overlay overlay rw\n" + line) == own
     assert container_id(f"1 2 8:1 /srv/containers/{own}/x /srv/x rw - ext4 /dev/sda1 rw\n") is None
     assert container_id("") is None
+
+
+def test_an_upgraded_node_finds_its_sandboxes_alike() -> None:
+    before = changed(python="3.13", runtimes_dir="/var/lib/gridnode/runtimes/ab")
+    after = changed(python="3.13", runtimes_dir="/var/lib/gridnode/runtimes/cd", image="gridcontrol/gridnode:next")
+    assert shape(after) == shape(before)
+
+
+@pytest.mark.parametrize(
+    "other", [{"image": "mine:2"}, {"python": "3.13"}, {"memory": 1}, {"code": "ab"}, {"env": {"A": "1"}}], ids=str
+)
+def test_another_shape(other: dict[str, object]) -> None:
+    assert shape(changed(**other)) != shape(SPEC)

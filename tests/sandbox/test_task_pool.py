@@ -372,6 +372,40 @@ async def test_a_task_that_is_not_there(room: Room) -> None:
     assert room.pool.in_flight == 0
 
 
+async def learn(room: Room, pace: float) -> None:
+    """A call has taken so many seconds."""
+    await warm(room)
+    for place in room.pool._calls.seats.values():
+        place.pace = pace
+
+
+async def test_a_call_that_would_hardly_be_over_in_time_is_refused_at_once(room: Room) -> None:
+    await learn(room, 10.0)
+    room.call("inside", 60)
+    room.call("in time", 30)
+    room.call("late", 30)
+    await room.error("late", NoCapacity, started=False)
+    assert (list(room.instance.inside), room.pool.in_flight) == (["inside"], 2)
+    room.call("patient", 60)
+    assert not room.outcomes["patient"]
+
+
+async def test_a_call_that_need_not_wait_always_runs(room: Room) -> None:
+    await learn(room, 10.0)
+    room.call("short", 1)
+    assert list(room.instance.inside) == ["short"]
+
+
+async def test_what_was_let_in_before_it_was_known_is_refused_when_it_is(room: Room) -> None:
+    for call_id in ("a", "b", "c"):
+        room.call(call_id, 24)
+    (place,) = room.pool._calls.seats.values()
+    next(iter(place.inside)).sent -= 10.0  # it was sent in ten seconds ago
+    room.instance.answer("a")
+    assert list(room.instance.inside) == ["b"]
+    await room.error("c", NoCapacity, started=False)
+
+
 async def test_a_deadline_in_the_queue_and_in_the_task(room: Room) -> None:
     room.call("inside", 0.05)
     room.call("queued", 0.03)
