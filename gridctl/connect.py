@@ -268,4 +268,4 @@ def _reason(address: Address, error: GridError | None) -> str:
         return "connection refused"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return "its certificate is not of this Gridfile's grid"
-    return error.message.removeprefix(f"{address}: ")
+    return error.message.removeprefix(f"{address}: ") or f"it hung up ({type(cause).__name__})"

@@ -14,6 +14,7 @@ from gridctl.new import card_text, load_gridfile
 from gridnode.errors import GridError
 from gridnode.model import Address
 from integration import project
+from integration.conftest import PATIENCE
 from integration.grid import Grid, until
 from integration.node import Node
 
@@ -26,6 +27,7 @@ def grid(nothing_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A node that lasts, and two whose cards end soon."""
     grid = Grid(1, name="expiry")
     try:
+        until(grid.is_full_mesh, PATIENCE, "it has started")
         grid.deploy(project.write(tmp_path_factory.mktemp("project") / "base"))
         yield grid
     finally:
