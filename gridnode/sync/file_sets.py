@@ -2,28 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import structlog
 
 from gridnode import messages
-from gridnode.errors import GridError, LedgerError, SyncError
+from gridnode.errors import GridError, SyncError
 from gridnode.files_document import open_files
 from gridnode.ledger import Document
 from gridnode.model import FileSet, ImageState, ImageStatus, Root
 from gridnode.sync.transfer import Fetch, Progress
+from gridnode.sync.wanted import Wanted
 from gridnode.wire import Frame
 
 __all__ = ["FileLimits", "FileSets", "TreeDisk"]
 
 log = structlog.get_logger()
-
-_RETRY = 5.0
-_LOOK_EVERY = 60.0
-"""Seconds after which it is looked again whether what no task reads any more can go."""
-_MAX_ERROR = 2000
 
 
 class TreeDisk(Protocol):
@@ -72,19 +67,16 @@ class FileSets:
         self._on_arrival = on_arrival
         self._on_change = on_change
         self._limits = limits
-        self._wanted: dict[str, FileSet] = {}
         self._present: dict[str, Root] = {}
-        self._status: dict[str, ImageStatus] = {}
-        self._news = asyncio.Event()
-        self._told = asyncio.Event()
-        self._under_way: tuple[str, FileSet, asyncio.Task[None]] | None = None
+        self._wanted = Wanted("files", open_files, self._begin, self._bring, self._remove_others)
+        self.run = self._wanted.run
 
     # -- asked ------------------------------------------------------------------------------------------------------
 
     @property
     def roots(self) -> list[Root]:
         """Of the trees that stay."""
-        return [*(files.root for files in self._wanted.values()), *self._present.values()]
+        return [*(files.root for files in self._wanted.by_name.values()), *self._present.values()]
 
     def directory(self, name: str) -> Path:
         """Where the version is that is here; SyncError when none is."""
@@ -95,102 +87,46 @@ class FileSets:
 
     async def here(self, frame: Frame) -> bytes:
         """Answers FILES: every directory of the grid on this node."""
-        return messages.encode([self._status[name] for name in sorted(self._status)])
+        return messages.encode([status for _, status in sorted(self._wanted.status.items())])
 
     def follow(self, documents: Iterable[Document]) -> None:
         """What the ledger holds now."""
-        wanted = {}
-        for document in documents:
-            try:
-                files = open_files(document)
-            except LedgerError as exc:
-                log.error("files cannot be read by this version", name=document.name, error=exc.message)
-                continue
-            if files:
-                wanted[document.name] = files
-        if wanted == self._wanted:
-            return
-        self._wanted = wanted
-        for name, files in wanted.items():
-            self._expect(name, files)
-        for name in self._status.keys() - wanted.keys():
-            del self._status[name]
-        if self._under_way and wanted.get(self._under_way[0]) != self._under_way[1]:
-            self._under_way[2].cancel()
-        self._news.set()
-        self._on_change()
+        if self._wanted.follow(documents):
+            for name in self._wanted.status.keys() - self._wanted.by_name.keys():
+                self._wanted.drop(name)
+            self._on_change()
 
-    def _expect(self, name: str, files: FileSet) -> None:
+    def _begin(self, name: str, files: FileSet) -> ImageStatus:
         """What an earlier life laid out serves at once: instances that read it are adopted."""
         if name not in self._present and self._disk.has(files.root):
             self._present[name] = files.root
-        if self._present.get(name) == files.root:
-            self._tell(name, files, ImageState.PRESENT, files.size)
-        elif name not in self._status or self._status[name].id != files.root:
-            self._tell(name, files, ImageState.WAITING)
+        is_here = self._present.get(name) == files.root
+        state, have = (ImageState.PRESENT, files.size) if is_here else (ImageState.WAITING, 0)
+        return ImageStatus(name, files.root, state, have, files.size)
 
     async def ready(self, names: Iterable[str]) -> None:
         """Wait until these are here as the ledger has them; SyncError when one cannot be, or patience ends."""
-        names = set(names)
-        lacking: list[str] = []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.patience):
-                while lacking := sorted(name for name in names if not self._is_present(name)):
-                    self._raise_hopeless(lacking)
-                    await self._told.wait()
-                return
-        raise SyncError(f"files {lacking[0]} are still on their way", hint="`gridctl files ls` shows how far they are")
+        names = sorted(set(names))
+        lacking = await self._wanted.until(lambda: self._lacking(names), self._limits.patience)
+        if lacking:
+            hint = "`gridctl files ls` shows how far they are"
+            raise SyncError(f"files {lacking[0]} are still on their way", hint=hint)
+
+    def _lacking(self, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in self._wanted.by_name:
+                raise SyncError(f"the grid has no files {name}", hint=f"gridctl files push DIRECTORY {name}")
+        return [name for name in names if not self._is_present(name)]
 
     def _is_present(self, name: str) -> bool:
-        return name in self._wanted and self._present.get(name) == self._wanted[name].root
-
-    def _raise_hopeless(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self._wanted:
-                raise SyncError(f"the grid has no files {name}", hint=f"gridctl files push DIRECTORY {name}")
-            status = self._status[name]
-            if status.state is ImageState.FAILED:
-                raise SyncError(f"files {name} did not arrive: {status.error}")
+        wanted = self._wanted.by_name
+        return name in wanted and self._present.get(name) == wanted[name].root
 
     # -- doing ------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Until cancelled: bring what the ledger names, one after the other, and remove what nothing needs."""
-        try:
-            while True:
-                self._news.clear()
-                failed = [name for name, files in list(self._wanted.items()) if not await self._try(name, files)]
-                waiting = await self._remove_others()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY if failed or waiting else _LOOK_EVERY):
-                        await self._news.wait()
-        finally:
-            if self._under_way:
-                self._under_way[2].cancel()
-
-    async def _try(self, name: str, files: FileSet) -> bool:
-        """Whether it is there, or nobody wants it any more."""
-        if self._wanted.get(name) != files or self._is_present(name):
-            return True
-        job = asyncio.create_task(self._bring(name, files), name="files")
-        self._under_way = (name, files, job)
-        await asyncio.wait({job})
-        self._under_way = None
-        if job.cancelled():
-            return True
-        error = job.exception()
-        if error is None:
-            return True
-        if isinstance(error, GridError):
-            said = f"{error.message} ({error.hint})" if error.hint else error.message
-            log.warning("files not there yet", files=name, error=said)
-        else:
-            said = f"internal error: {type(error).__name__}: see the node's log"
-            log.error("files not there yet", files=name, exc_info=error)
-        self._tell(name, files, ImageState.FAILED, error=said[:_MAX_ERROR])
-        return False
-
     async def _bring(self, name: str, files: FileSet) -> None:
+        if self._is_present(name):
+            return
         if not self._disk.has(files.root):
             self._check_room(files)
             self._tell(name, files, ImageState.FETCHING)
@@ -213,7 +149,7 @@ class FileSets:
     async def _remove_others(self) -> bool:
         """Whether some have to stay for now: for as long as an instance reads them."""
         used = {Root(path.name) for path in self._used()}
-        for name in self._present.keys() - self._wanted.keys():
+        for name in self._present.keys() - self._wanted.by_name.keys():
             if self._present[name] not in used:
                 del self._present[name]
         kept = used | set(self.roots)
@@ -222,14 +158,7 @@ class FileSets:
         except GridError as exc:
             log.warning("cannot remove files", error=exc.message)
             return True
-        return not used <= {files.root for files in self._wanted.values()}
+        return not used <= {files.root for files in self._wanted.by_name.values()}
 
-    # -- telling ----------------------------------------------------------------------------------------------------
-
-    def _tell(
-        self, name: str, files: FileSet, state: ImageState, have: int = 0, total: int = 0, error: str = ""
-    ) -> None:
-        """Say how far it is, and wake those who wait."""
-        self._status[name] = ImageStatus(name, files.root, state, have, total or files.size, error)
-        told, self._told = self._told, asyncio.Event()
-        told.set()
+    def _tell(self, name: str, files: FileSet, state: ImageState, have: int = 0, total: int = 0) -> None:
+        self._wanted.tell(ImageStatus(name, files.root, state, have, total or files.size))

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -10,20 +9,18 @@ import msgspec
 import structlog
 
 from gridnode import messages
-from gridnode.errors import GridError, LedgerError, SyncError
+from gridnode.errors import GridError, SyncError
 from gridnode.image_document import canonical, open_image
 from gridnode.ledger import Document
 from gridnode.model import Image, ImageState, ImageStatus, Root
 from gridnode.sync import ChunkStore
 from gridnode.sync.image import archive
 from gridnode.sync.transfer import Fetch, Progress
+from gridnode.sync.wanted import Wanted
 from gridnode.wire import Frame
 
 log = structlog.get_logger()
 
-_RETRY = 5.0
-_CHECK_EVERY = 60.0
-"""Seconds after which it is looked again whether somebody removed an image from the engine."""
 _MAX_ERROR = 2000
 
 
@@ -85,108 +82,46 @@ class Images:
         self._used = used
         self._on_change = on_change
         self._limits = limits
-        self._wanted: dict[str, Image] = {}
         self._came = self._read_note()
-        self._status: dict[str, ImageStatus] = {}
-        self._news = asyncio.Event()
-        self._told = asyncio.Event()
-        self._under_way: tuple[str, Image, asyncio.Task[None]] | None = None
+        self._wanted = Wanted("image", open_image, _waiting, self._bring, self._remove_others)
+        self.run = self._wanted.run
 
     # -- asked ------------------------------------------------------------------------------------------------------
 
     @property
     def roots(self) -> list[Root]:
         """Of the images' trees."""
-        return [image.root for image in self._wanted.values()]
+        return [image.root for image in self._wanted.by_name.values()]
 
     async def here(self, frame: Frame) -> bytes:
         """Answers IMAGES: every image of the grid on this node, and those on their way out of it."""
-        return messages.encode([self._status[name] for name in sorted(self._status)])
+        return messages.encode([status for _, status in sorted(self._wanted.status.items())])
 
     def follow(self, documents: Iterable[Document]) -> None:
         """What the ledger holds now."""
-        wanted = {}
-        for document in documents:
-            try:
-                image = open_image(document)
-            except LedgerError as exc:
-                log.error("an image cannot be read by this version", name=document.name, error=exc.message)
-                continue
-            if image:
-                wanted[document.name] = image
-        if wanted == self._wanted:
-            return
-        self._wanted = wanted
-        for name, image in wanted.items():
-            if name not in self._status or self._status[name].id != image.id:
-                self._tell(name, image, ImageState.WAITING)
-        if self._under_way and wanted.get(self._under_way[0]) != self._under_way[1]:
-            self._under_way[2].cancel()
-        self._news.set()
-        self._on_change()
+        if self._wanted.follow(documents):
+            self._on_change()
 
     async def ready(self, references: Iterable[str]) -> None:
         """Wait until those that the grid ships are in the engine; SyncError when one fails, or patience ends."""
-        names = {canonical(reference) or "" for reference in references} & self._wanted.keys()
+        wanted = self._wanted.by_name
+        names = {canonical(reference) or "" for reference in references} & wanted.keys()
         for name in names:
-            if self._is_present(name) and not await self._engine.holds(name, self._wanted[name]):
-                self._tell(name, self._wanted[name], ImageState.WAITING)
-                self._news.set()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.patience):
-                while lacking := [name for name in names & self._wanted.keys() if not self._is_present(name)]:
-                    for name in lacking:
-                        self._raise_failed(name)
-                    await self._told.wait()
-                return
-        raise SyncError(f"image {lacking[0]} is still on its way", hint="`gridctl image ls` shows how far it is")
+            if self._is_present(name) and not await self._engine.holds(name, wanted[name]):
+                self._wanted.tell(_waiting(name, wanted[name]))
+                self._wanted.wake()
+        lacking = await self._wanted.until(lambda: self._lacking(names), self._limits.patience)
+        if lacking:
+            raise SyncError(f"image {lacking[0]} is still on its way", hint="`gridctl image ls` shows how far it is")
+
+    def _lacking(self, names: set[str]) -> list[str]:
+        return [name for name in names & self._wanted.by_name.keys() if not self._is_present(name)]
 
     def _is_present(self, name: str) -> bool:
-        status = self._status[name]
-        return status.state is ImageState.PRESENT and status.id == self._wanted[name].id
-
-    def _raise_failed(self, name: str) -> None:
-        status = self._status[name]
-        if status.state is ImageState.FAILED:
-            raise SyncError(f"image {name} did not arrive: {status.error}")
+        status = self._wanted.status[name]
+        return status.state is ImageState.PRESENT and status.id == self._wanted.by_name[name].id
 
     # -- doing ------------------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Until cancelled: bring what the ledger names, one after the other, and remove what it no longer does."""
-        try:
-            while True:
-                self._news.clear()
-                failed = [name for name, image in list(self._wanted.items()) if not await self._try(name, image)]
-                waiting = await self._remove_others()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY if failed or waiting else _CHECK_EVERY):
-                        await self._news.wait()
-        finally:
-            if self._under_way:
-                self._under_way[2].cancel()
-
-    async def _try(self, name: str, image: Image) -> bool:
-        """Whether it is there, or nobody wants it any more."""
-        if self._wanted.get(name) != image:
-            return True
-        job = asyncio.create_task(self._bring(name, image), name="image")
-        self._under_way = (name, image, job)
-        await asyncio.wait({job})
-        self._under_way = None
-        if job.cancelled():
-            return True
-        error = job.exception()
-        if error is None:
-            return True
-        if isinstance(error, GridError):
-            said = f"{error.message} ({error.hint})" if error.hint else error.message
-            log.warning("image not there yet", image=name, error=said)
-        else:
-            said = f"internal error: {type(error).__name__}: see the node's log"
-            log.error("image not there yet", image=name, exc_info=error)
-        self._tell(name, image, ImageState.FAILED, error=said[:_MAX_ERROR])
-        return False
 
     async def _bring(self, name: str, image: Image) -> None:
         if not await self._engine.holds(name, image):
@@ -213,12 +148,13 @@ class Images:
 
     async def _remove_others(self) -> bool:
         """Whether some that came this way have to stay for now, since something uses them."""
-        for name in set(self._status) - self._wanted.keys() - {one.name for one in self._came}:
-            del self._status[name]
-        others = [one for one in self._came if self._wanted.get(one.name) != one.image]
+        wanted = self._wanted.by_name
+        for name in self._wanted.status.keys() - wanted.keys() - {one.name for one in self._came}:
+            self._wanted.drop(name)
+        others = [one for one in self._came if wanted.get(one.name) != one.image]
         for one in others:
             try:
-                is_used = one.name in self._used() and one.name not in self._wanted
+                is_used = one.name in self._used() and one.name not in wanted
                 if is_used or not await self._engine.remove(one.name, one.image):
                     self._tell_others(one, "in use")
                     continue
@@ -250,21 +186,18 @@ class Images:
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
-    def _tell(self, name: str, image: Image, state: ImageState, have: int = 0, total: int = 0, error: str = "") -> None:
-        self._status[name] = ImageStatus(name, image.id, state, have, total, error)
-        self._stir()
+    def _tell(self, name: str, image: Image, state: ImageState, have: int = 0, total: int = 0) -> None:
+        self._wanted.tell(ImageStatus(name, image.id, state, have, total))
 
     def _tell_others(self, one: Came, why: str | None) -> None:
         """Of an image that goes, unless another took its name; why: it has to stay, None when it is gone."""
-        if one.name in self._wanted:
+        if one.name in self._wanted.by_name:
             return
         if why is None:
-            self._status.pop(one.name, None)
+            self._wanted.drop(one.name)
         else:
-            self._status[one.name] = ImageStatus(one.name, one.image.id, ImageState.REMOVING, error=why[:_MAX_ERROR])
-        self._stir()
+            self._wanted.tell(ImageStatus(one.name, one.image.id, ImageState.REMOVING, error=why[:_MAX_ERROR]))
 
-    def _stir(self) -> None:
-        """Wake those who wait for news of an image."""
-        told, self._told = self._told, asyncio.Event()
-        told.set()
+
+def _waiting(name: str, image: Image) -> ImageStatus:
+    return ImageStatus(name, image.id, ImageState.WAITING)

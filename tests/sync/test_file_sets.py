@@ -12,7 +12,7 @@ from gridnode.errors import ChunkMissing, SyncError
 from gridnode.files_document import sign_files
 from gridnode.ledger import Document, sign_document
 from gridnode.model import FileSet, ImageState, ImageStatus, Root
-from gridnode.sync import file_sets as module
+from gridnode.sync import wanted as module
 from gridnode.sync.file_sets import FileLimits, FileSets
 from gridnode.wire import Frame, Kind
 from tests.fakes.peers import until
@@ -162,7 +162,7 @@ async def test_removed_files_go_once_no_instance_reads_them(place: Place) -> Non
     await place.sets.ready(["geo"])
     place.used = {Path("/files") / A}
     place.put("geo", None)
-    await until(lambda: not place.sets._news.is_set(), "it has looked")
+    await until(lambda: not place.sets._wanted._news.is_set(), "it has looked")
     assert await place.states() == {}
     assert place.disk.roots == {A}
     assert place.sets.directory("geo").name == A, "an instance that starts again finds them still"

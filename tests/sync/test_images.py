@@ -12,7 +12,7 @@ from gridnode.errors import EngineUnavailable, GridError, SyncError
 from gridnode.image_document import sign_image
 from gridnode.ledger import Document
 from gridnode.model import Image, ImageState, ImageStatus, Root
-from gridnode.sync import images as module
+from gridnode.sync import wanted as module
 from gridnode.sync.chunk import encode
 from gridnode.sync.images import ImageLimits, Images
 from gridnode.sync.store import DiskChunkStore
@@ -112,7 +112,7 @@ class Place:
         found: list[ImageStatus | None] = []
 
         def there() -> bool:
-            found[:] = [self.images._status.get(name)]
+            found[:] = [self.images._wanted.status.get(name)]
             return (found[0].state if found[0] else None) is state
 
         await until(there, f"{name} {state}")
@@ -132,7 +132,7 @@ def second() -> Held:
 @pytest.fixture
 async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     monkeypatch.setattr(module, "_RETRY", 0.02)
-    monkeypatch.setattr(module, "_CHECK_EVERY", 0.05)
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.05)
     place = Place(tmp_path)
     yield place
     await place.stop()
