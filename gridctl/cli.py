@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "provision": _Entry("gridctl.provision", "Make the Gridfile's servers nodes of its grid, by SSH."),
     "upgrade": _Entry("gridctl.upgrade", "Replace gridnode on every server, one after the other."),
     "unprovision": _Entry("gridctl.provision", "Remove the node and all it keeps from servers."),
+    "keygen": _Entry("gridctl.keygen", "Make a new SSH key, and have every server take it for the old one."),
     "ssh": _Entry("gridctl.shell", "Open a shell on a server."),
     "multissh": _Entry("gridctl.shell", "Run a command on every server at once."),
     "sample": _Entry("gridctl.sample", "Copy a sample project to start from."),

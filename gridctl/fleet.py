@@ -44,16 +44,20 @@ class Report(Protocol):
 
 @dataclass(slots=True)
 class HostResult:
-    """What became of one host. changed: steps that were taken; error: what stopped it."""
+    """What became of one host. reached: it let us in; changed: steps that were taken; error: what stopped it."""
 
     server: Server
     changed: list[str] = field(default_factory=list)
     error: GridError | None = None
     seconds: float = 0.0
+    reached: bool = False
 
 
 class Fleet:
-    """Hosts, opened by `dial`, at most `jobs` of them at a time. dry_run: check, but change nothing."""
+    """Hosts, opened by `dial`, at most `jobs` of them at a time. dry_run: check, but change nothing.
+
+    last: what the step at the end of a run is called.
+    """
 
     def __init__(
         self,
@@ -62,12 +66,14 @@ class Fleet:
         report: Report,
         jobs: int,
         dry_run: bool = False,
+        last: str = "member",
     ) -> None:
         self._dial = dial
         self._feeds = feeds
         self._report = report
         self._free = asyncio.Semaphore(jobs)
         self._dry_run = dry_run
+        self._last = last
 
     async def run(self, servers: Iterable[Server], plan: Plan, last: Last | None = None) -> list[HostResult]:
         """Take every host through the plan, and wait for `last`; one result for each, in order."""
@@ -99,11 +105,12 @@ class Fleet:
             start = time.monotonic()
             try:
                 host = await self._timed(server, "connect", self._dial(server))
+                result.reached = True
                 try:
                     for step in plan:
                         await self._step(host, step, result)
                     if last and not self._dry_run:
-                        await self._timed(server, "member", last(host))
+                        await self._timed(server, self._last, last(host))
                 finally:
                     await host.close()
             except GridError as exc:

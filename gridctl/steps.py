@@ -22,6 +22,8 @@ __all__ = [
     "Plan",
     "Step",
     "complaints",
+    "forget_key_plan",
+    "key_plan",
     "provision_plan",
     "removal_plan",
 ]
@@ -109,6 +111,16 @@ def provision_plan(intent: Intent) -> Plan:
         _card(intent.tag),
         _start(intent),
     )
+
+
+def key_plan(public_key: str) -> Plan:
+    """A public key, OpenSSH's line, among those that may log in."""
+    return (_key(public_key),)
+
+
+def forget_key_plan(public_key: str) -> Plan:
+    """It may log in no more."""
+    return (_forget_key(public_key),)
 
 
 def upgrade_plan(intent: Intent) -> Plan:
@@ -224,8 +236,8 @@ printf '%s\\n' "$1" >>~/.ssh/authorized_keys
 
 def _forget_key(public_key: str) -> Step:
     act = """
-grep -vF -- "$1" ~/.ssh/authorized_keys >~/.ssh/authorized_keys.new; cat ~/.ssh/authorized_keys.new \
->~/.ssh/authorized_keys; rm -f ~/.ssh/authorized_keys.new
+cd ~/.ssh && file=$(readlink -f authorized_keys) && cp -p "$file" "$file.new" || exit 1
+grep -vF -- "$1" "$file" >"$file.new"; test $? -lt 2 && mv "$file.new" "$file"
 """
     check = '! grep -qF -- "$1" ~/.ssh/authorized_keys'
     blob = _blob(public_key)
