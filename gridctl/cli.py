@@ -55,7 +55,7 @@ COMMANDS: Final = {
     "ps": _Entry("gridctl.ps", "List what runs: every task's instances, node by node."),
     "describe": _Entry("gridctl.describe", "Show a task's settings, orders, handlers and instances."),
     "scale": _Entry("gridctl.orders", "Have N instances of a task on every node."),
-    "restart": _Entry("gridctl.orders", "Replace a task's instances, one after the other."),
+    "restart": _Entry("gridctl.orders", "Replace a task's instances, or restart nodes, one after the other."),
     "stop": _Entry("gridctl.orders", "Run no instance of a task until it is started again."),
     "start": _Entry("gridctl.orders", "Run a stopped task again."),
     "secret": _Entry("gridctl.secret", "Keep passwords and keys for tasks."),

@@ -79,6 +79,15 @@ class Fleet:
         """Take every host through the plan, and wait for `last`; one result for each, in order."""
         return list(await asyncio.gather(*(self._host(server, plan, last) for server in servers)))
 
+    async def roll(self, servers: Iterable[Server], plan: Plan, last: Last | None = None) -> list[HostResult]:
+        """As `run`, but one after the other, and the first failure ends it; a result for each host until then."""
+        results: list[HostResult] = []
+        for server in servers:
+            results += await self.run([server], plan, last)
+            if results[-1].error:
+                break
+        return results
+
     async def execute(self, servers: Iterable[Server], argv: Sequence[str]) -> list[tuple[Server, Ended | GridError]]:
         """Run one command as the login user on every host; how it ended on each, in order."""
         return list(await asyncio.gather(*(self._execute(server, argv) for server in servers)))

@@ -1,10 +1,6 @@
 """What the server of a node that does not answer has of its log, by SSH: the unit's journal, else gridnode's file."""
 
-import asyncio
-import ipaddress
-import socket
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,19 +10,19 @@ import msgspec
 from gridctl.hosts import dialler
 from gridctl.ssh import Host
 from gridctl.steps import Command
+from gridctl.whereabouts import addresses_of, server_of
 from gridnode.errors import HostError, HostUnreachable
 from gridnode.gridfile import Gridfile, Server
 from gridnode.messages import OWN_LOG, LogQuery
 from gridnode.model import LogLine, Member, MemberState, NodeId, NodeRecord
 
-__all__ = ["Silent", "left", "read_server_log", "server_of", "stranger", "worth_asking"]
+__all__ = ["Silent", "left", "read_server_log", "stranger", "worth_asking"]
 
 MAX_TEXT = 8 * 1024
 """Characters of a line that are shown, as a node bounds them."""
 FILE = "/var/lib/gridnode/logs/gridnode.log"
 _LAST_TIME = 253_402_300_799
 _TIMEOUT = 20.0
-_RESOLVE_TIMEOUT = 3.0
 _LEVELS = {"0": "critical", "1": "critical", "2": "critical", "3": "error", "4": "warning"}
 """journald's priorities, of those that are no `info`."""
 
@@ -53,7 +49,7 @@ def left(members: Iterable[Member], wanted: str) -> Silent | None:
 
 async def read_server_log(gridfile: Gridfile, silent: Silent, query: LogQuery) -> tuple[Server, list[LogLine]]:
     """Its server, and the newest lines there, by time; HostError, also when the server cannot be told."""
-    server = server_of(gridfile.servers, silent.record, await _addresses(gridfile.servers))
+    server = server_of(gridfile.servers, silent.record, await addresses_of(gridfile.servers))
     if server is None:
         name = silent.record.name
         raise HostUnreachable(
@@ -69,39 +65,6 @@ async def read_server_log(gridfile: Gridfile, silent: Silent, query: LogQuery) -
     except HostUnreachable as exc:
         why = f"{silent.record.name:.64} does not answer ({silent.why}), and neither does its server: {exc.message}"
         raise HostUnreachable(why, hint=exc.hint) from exc
-
-
-def server_of(servers: Iterable[Server], record: NodeRecord, known: Mapping[Server, set[str]]) -> Server | None:
-    """The one server that is called like the node or where it listens; known: the addresses of servers' names."""
-    servers = list(servers)
-    hosts = {address.host for address in record.addresses}
-    named = [one for one in servers if record.name in (one.host, one.place, str(one))]
-    there = named or [one for one in servers if hosts & {one.host, *known.get(one, ())}]
-    if not there and len(servers) == 1 and not hosts:
-        there = servers
-    return there[0] if len(there) == 1 else None
-
-
-async def _addresses(servers: Iterable[Server]) -> dict[Server, set[str]]:
-    """Of those that are named, what their names stand for."""
-    named = [server for server in servers if not _is_address(server.host)]
-    return dict(zip(named, await asyncio.gather(*(_resolved(server.host) for server in named)), strict=True))
-
-
-async def _resolved(name: str) -> set[str]:
-    with suppress(OSError, UnicodeError):  # a timeout is an OSError
-        async with asyncio.timeout(_RESOLVE_TIMEOUT):
-            found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            return {str(one[4][0]) for one in found}
-    return set()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def _lines(host: Host, query: LogQuery) -> list[LogLine]:

@@ -26,6 +26,7 @@ __all__ = [
     "key_plan",
     "provision_plan",
     "removal_plan",
+    "restart_plan",
 ]
 
 CARD: Final = "/etc/gridnode/Card"
@@ -137,6 +138,12 @@ def upgrade_plan(intent: Intent) -> Plan:
 def rollback_plan(intent: Intent) -> Plan:
     """Back to PREVIOUS, which is the image of this intent."""
     return _kept(), _environment(intent), _start(intent)
+
+
+def restart_plan(units: tuple[str, ...]) -> Plan:
+    """The node's units, anew, whatever state they are in; its sandboxes stay, and are adopted."""
+    hint = "is it a node at all? `gridctl provision` makes it one"
+    return (Step("restart", _shell(_START, *units), timeout=120, hint=hint),)
 
 
 def removal_plan(intent: Intent) -> Plan:

@@ -1,4 +1,4 @@
-"""Which server a silent node is on, and what is made of what the server prints."""
+"""What is made of what the server of a silent node prints."""
 
 import json
 
@@ -6,12 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridctl.server_log import MAX_TEXT, _of_file, _of_journal, _taken, left, server_of, stranger
-from gridnode.gridfile import Server
+from gridctl.server_log import MAX_TEXT, _of_file, _of_journal, _taken, left
 from gridnode.messages import OWN_LOG, LogQuery
 from gridnode.model import Address, Member, MemberState, NodeId, NodeRecord
 
-A, B = Server("10.0.0.1", "root"), Server("b.example", "ops", 2222)
 EVENT = '{"event": "starting", "level": "warning", "timestamp": "2026-11-24T03:00:00.500000Z"}'
 TIME = 1_795_489_200_500_000_000
 QUERY = LogQuery(OWN_LOG, since=0, lines=3)
@@ -19,28 +17,6 @@ QUERY = LogQuery(OWN_LOG, since=0, lines=3)
 
 def record(name: str, *hosts: str) -> NodeRecord:
     return NodeRecord(NodeId("a" * 40), name, 1, 1, tuple(Address(host, 7400) for host in hosts), "1", 0)
-
-
-@pytest.mark.parametrize(
-    ("node", "server"),
-    [
-        (record("web-1", "10.0.0.1"), A),
-        (record("web-1", "172.17.0.1", "10.0.0.1"), A),
-        (record("web-1", "10.0.0.2"), B),
-        (record("b.example"), B),
-        (record("b.example:2222", "192.168.0.1"), B),
-        (record("web-1", "10.0.0.3"), None),
-        (record("web-1", "10.0.0.1", "10.0.0.2"), None),
-        (record("web-1"), None),
-    ],
-)
-def test_by_its_name_or_where_it_listens(node: NodeRecord, server: Server | None) -> None:
-    assert server_of([A, B], node, {B: {"10.0.0.2"}}) == server
-
-
-def test_the_only_server_is_meant_where_nothing_else_is_known() -> None:
-    assert server_of([A], stranger("web-1", "no answer").record, {}) == A
-    assert server_of([A], record("web-1", "10.0.0.3"), {}) is None
 
 
 def test_who_left_last() -> None:
