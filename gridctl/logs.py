@@ -102,32 +102,38 @@ class _Show:
 
         try:
             async with Grid.connect(gridfile) as grid:
-                silent = await self._ask(grid)
+                silent = await self._ask(grid, gridfile)
         except (LinkError, HostUnreachable) as exc:
             if not self._node or not self._is_for_servers(gridfile):
                 raise
+            self._say(f"no lines of {self._node}: {exc.message}", "red")
             await self._from_server(gridfile, stranger(self._node, exc.message))
             return PARTIAL
-        if self._node and silent and self._is_for_servers(gridfile):
+        if silent and self._is_for_servers(gridfile):
             try:
                 await self._from_server(gridfile, silent)
             except HostError as exc:
                 self._say(f"{exc.message}; {exc.hint}" if exc.hint else exc.message, "yellow")
-        return PARTIAL if silent else OK
+        return PARTIAL if silent or self._away else OK
 
-    async def _ask(self, grid: "Grid") -> Silent | None:
-        """Print the lines there are; a node that did not answer, the named one if one was named."""
+    async def _ask(self, grid: "Grid", gridfile: "Gridfile") -> Silent | None:
+        """Print the lines there are; the node that was named, if it does not answer."""
         try:
             tail = await self._begin(grid)
         except NodeNotFound as exc:
             silent = left(await grid.nodes(), self._node)
-            if silent is None and not any(self._node == server.host for server in self._settings.gridfile().servers):
+            if silent is None and any(self._node == one.host for one in gridfile.servers):
+                silent = stranger(self._node, exc.message)
+            if silent is None or not self._is_for_servers(gridfile):
                 raise
-            return silent or stranger(self._node, exc.message)
-        for node, (name, why) in tail.missing.items():
-            records = (row.record for row in await grid.nodes() if row.record.id == node)
-            return Silent(next(records, stranger(name, why).record), why)
-        return None
+            self._say(f"no lines of {self._node}: {silent.why}", "red")
+            return silent
+        missing = [(node, why) for node, (_, why) in tail.missing.items() if node not in tail.answered]
+        if not self._node or not missing:
+            return None
+        [(node, why)] = missing
+        records = (row.record for row in await grid.nodes() if row.record.id == node)
+        return Silent(next(records, stranger(self._node, why).record), why)
 
     def _is_for_servers(self, gridfile: "Gridfile") -> bool:
         return self._query.task in ("", OWN_LOG) and worth_asking(gridfile)
