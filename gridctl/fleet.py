@@ -44,16 +44,20 @@ class Report(Protocol):
 
 @dataclass(slots=True)
 class HostResult:
-    """What became of one host. changed: steps that were taken; error: what stopped it."""
+    """What became of one host. reached: it let us in; changed: steps that were taken; error: what stopped it."""
 
     server: Server
     changed: list[str] = field(default_factory=list)
     error: GridError | None = None
     seconds: float = 0.0
+    reached: bool = False
 
 
 class Fleet:
-    """Hosts, opened by `dial`, at most `jobs` of them at a time. dry_run: check, but change nothing."""
+    """Hosts, opened by `dial`, at most `jobs` of them at a time. dry_run: check, but change nothing.
+
+    last: what the step at the end of a run is called.
+    """
 
     def __init__(
         self,
@@ -62,16 +66,27 @@ class Fleet:
         report: Report,
         jobs: int,
         dry_run: bool = False,
+        last: str = "member",
     ) -> None:
         self._dial = dial
         self._feeds = feeds
         self._report = report
         self._free = asyncio.Semaphore(jobs)
         self._dry_run = dry_run
+        self._last = last
 
     async def run(self, servers: Iterable[Server], plan: Plan, last: Last | None = None) -> list[HostResult]:
         """Take every host through the plan, and wait for `last`; one result for each, in order."""
         return list(await asyncio.gather(*(self._host(server, plan, last) for server in servers)))
+
+    async def roll(self, servers: Iterable[Server], plan: Plan, last: Last | None = None) -> list[HostResult]:
+        """As `run`, but one after the other, and the first failure ends it; a result for each host until then."""
+        results: list[HostResult] = []
+        for server in servers:
+            results += await self.run([server], plan, last)
+            if results[-1].error:
+                break
+        return results
 
     async def execute(self, servers: Iterable[Server], argv: Sequence[str]) -> list[tuple[Server, Ended | GridError]]:
         """Run one command as the login user on every host; how it ended on each, in order."""
@@ -99,11 +114,12 @@ class Fleet:
             start = time.monotonic()
             try:
                 host = await self._timed(server, "connect", self._dial(server))
+                result.reached = True
                 try:
                     for step in plan:
                         await self._step(host, step, result)
                     if last and not self._dry_run:
-                        await self._timed(server, "member", last(host))
+                        await self._timed(server, self._last, last(host))
                 finally:
                     await host.close()
             except GridError as exc:

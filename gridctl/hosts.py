@@ -13,10 +13,15 @@ from gridnode.gridfile import Gridfile, Server, parse_gridfile
 __all__ = ["dialler"]
 
 
-def dialler(gridfile: Gridfile) -> Callable[[Server], "asyncio.Future[Host]"]:
-    """Dials servers with the Gridfile's key; a host key seen for the first time is written into the Gridfile."""
+def dialler(gridfile: Gridfile, key: str = "") -> Callable[[Server], "asyncio.Future[Host]"]:
+    """Dials servers with the Gridfile's key; a host key seen for the first time is written into the Gridfile.
+
+    key: a private key, OpenSSH's text, in place of the Gridfile's and of every other.
+    """
     pin = _pin(Path(gridfile.path))
-    return lambda server: asyncio.ensure_future(dial(server, gridfile.ssh_key, gridfile.host_keys, pin))
+    return lambda server: asyncio.ensure_future(
+        dial(server, key or gridfile.ssh_key, gridfile.host_keys, pin, is_enough=bool(key))
+    )
 
 
 def _pin(path: Path) -> Pin:

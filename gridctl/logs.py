@@ -17,13 +17,15 @@ from gridctl.log_lines import Printer
 from gridctl.options import Settings, examples, gridfile_option, json_option, pass_settings
 from gridctl.orders import known_tasks
 from gridctl.render import Colour, clean, paint
-from gridctl.tail import Tail
-from gridnode.errors import LinkError, UsageError
+from gridctl.server_log import Silent, left, read_server_log, stranger, worth_asking
+from gridctl.tail import Row, Tail
+from gridnode.errors import HostError, HostUnreachable, LinkError, NodeNotFound, UsageError
 from gridnode.messages import MAX_LOG_LINES, OWN_LOG, LogQuery
 from gridnode.model import NodeId
 
 if TYPE_CHECKING:
     from gridctl.client import Grid
+    from gridnode.gridfile import Gridfile
 
 __all__ = ["logs_command"]
 
@@ -54,7 +56,8 @@ def logs_command(
 ) -> int:
     """Show what TASK, or every task, prints: on all nodes, merged by time.
 
-    The lines of a task file are those of all its functions. --json prints one object a line.
+    The lines of a task file are those of all its functions. --json prints one object a line. Where the node of --node
+    does not answer, what gridnode logged there is shown instead, by SSH to its server.
     """
     if task and system:
         raise UsageError("--system is gridnode's own log: it has no tasks", hint="leave out one of them")
@@ -81,10 +84,10 @@ class _Show:
         from gridctl.client import Grid
 
         gridfile = self._settings.gridfile()
+        if not follow:
+            return await self._once(gridfile)
         async with Grid.connect(gridfile) as grid:
             tail = await self._begin(grid)
-            if not follow:
-                return PARTIAL if tail.missing else OK
             await self._follow(grid, tail)
         while True:
             with suppress(LinkError):
@@ -92,6 +95,54 @@ class _Show:
                     self._say("linked again", "green")
                     await self._follow(grid, tail)
             await asyncio.sleep(POLL)
+
+    async def _once(self, gridfile: "Gridfile") -> int:
+        """From the nodes; of one that was named and does not answer, what its server has."""
+        from gridctl.client import Grid
+
+        try:
+            async with Grid.connect(gridfile) as grid:
+                silent = await self._ask(grid, gridfile)
+        except (LinkError, HostUnreachable) as exc:
+            if not self._node or not self._is_for_servers(gridfile):
+                raise
+            self._say(f"no lines of {self._node}: {exc.message}", "red")
+            await self._from_server(gridfile, stranger(self._node, exc.message))
+            return PARTIAL
+        if silent and self._is_for_servers(gridfile):
+            try:
+                await self._from_server(gridfile, silent)
+            except HostError as exc:
+                self._say(f"{exc.message}; {exc.hint}" if exc.hint else exc.message, "yellow")
+        return PARTIAL if silent or self._away else OK
+
+    async def _ask(self, grid: "Grid", gridfile: "Gridfile") -> Silent | None:
+        """Print the lines there are; the node that was named, if it does not answer."""
+        try:
+            tail = await self._begin(grid)
+        except NodeNotFound as exc:
+            silent = left(await grid.nodes(), self._node)
+            if silent is None and any(self._node == one.host for one in gridfile.servers):
+                silent = stranger(self._node, exc.message)
+            if silent is None or not self._is_for_servers(gridfile):
+                raise
+            self._say(f"no lines of {self._node}: {silent.why}", "red")
+            return silent
+        missing = [(node, why) for node, (_, why) in tail.missing.items() if node not in tail.answered]
+        if not self._node or not missing:
+            return None
+        [(node, why)] = missing
+        records = (row.record for row in await grid.nodes() if row.record.id == node)
+        return Silent(next(records, stranger(self._node, why).record), why)
+
+    def _is_for_servers(self, gridfile: "Gridfile") -> bool:
+        return self._query.task in ("", OWN_LOG) and worth_asking(gridfile)
+
+    async def _from_server(self, gridfile: "Gridfile", silent: Silent) -> None:
+        server, lines = await read_server_log(gridfile, silent, self._query)
+        self._say(f"{silent.record.name} does not answer: what gridnode logged, by SSH to {server}", "yellow")
+        rows = [row for row in (Row(silent.record, line) for line in lines) if self._printer.matches(row)]
+        self._printer.print(rows[max(0, len(rows) - self._wanted) :])
 
     async def _begin(self, grid: "Grid") -> Tail:
         """The lines there are; TaskNotFound when there are none and no task is called so."""

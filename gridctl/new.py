@@ -33,6 +33,7 @@ __all__ = [
     "find_gridfile",
     "load_gridfile",
     "new_gridfile",
+    "new_key_pair",
     "write_private",
     "write_private_bytes",
 ]
@@ -64,7 +65,7 @@ def new_gridfile(
     """Write a 0600 Gridfile with a fresh secret and SSH key; UsageError when one is there, unless `force` keeps it."""
     path = directory / GRIDFILE
     name = name or _name_from(directory)
-    private, public = _ssh_key_pair(name)
+    private, public = new_key_pair(name)
     draft = Gridfile(
         grid_name=name,
         servers=_parsed(servers, parse_server, "user@host or user@host:port"),
@@ -162,7 +163,7 @@ def _name_from(directory: Path) -> str:
     return plain[:63] or "grid"
 
 
-def _ssh_key_pair(name: str) -> tuple[str, str]:
+def new_key_pair(name: str) -> tuple[str, str]:
     """A fresh Ed25519 key pair in OpenSSH's formats."""
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()

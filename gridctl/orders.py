@@ -61,17 +61,34 @@ def scale_command(settings: Settings, wanted: tuple[str, ...], timeout: float) -
     return _run(settings, dict(map(_scaling, wanted)), timeout, "scaled")
 
 
-@click.command("restart", epilog=examples("gridctl restart resize", "gridctl restart --all --timeout 120"))
+@click.command(
+    "restart",
+    epilog=examples("gridctl restart resize", "gridctl restart --all --timeout 120", "gridctl restart --node web-1"),
+)
 @click.argument("tasks", nargs=-1, metavar="TASK...")
 @click.option("--all", "every", is_flag=True, help="Every task of the release.")
+@click.option(
+    "--node", "nodes", multiple=True, metavar="NODE", help="gridnode itself, on the node's server; repeat for more."
+)
 @timeout_option(60.0)
 @json_option
 @gridfile_option
 @pass_settings
-def restart_command(settings: Settings, tasks: tuple[str, ...], every: bool, timeout: float) -> int:
-    """Replace every instance of a task, one after the other, without failing a call; revive what is errored."""
-    if bool(tasks) == every:
-        raise UsageError("say which tasks to restart", hint="gridctl restart TASK..., or gridctl restart --all")
+def restart_command(
+    settings: Settings, tasks: tuple[str, ...], every: bool, nodes: tuple[str, ...], timeout: float
+) -> int:
+    """Replace every instance of a task, one after the other, without failing a call; revive what is errored.
+
+    --node restarts gridnode, by SSH, also one that hangs: it lets its calls finish, its sandboxes live on and are
+    adopted, and the next NODE's turn is only when it serves again. NODE is a node's name or id, or its server's host.
+    """
+    if bool(tasks) + every + bool(nodes) != 1:
+        hint = "gridctl restart TASK..., gridctl restart --all, or gridctl restart --node NODE"
+        raise UsageError("say what to restart: tasks, or nodes", hint=hint)
+    if nodes:
+        from gridctl.restart_nodes import restart_nodes
+
+        return restart_nodes(settings, nodes)
     changes = None if every else dict.fromkeys(tasks, _restarted)
     return _run(settings, changes, timeout, "restarted", renew=True)
 

@@ -119,17 +119,17 @@ class Host:
                 await self._connection.wait_closed()
 
 
-async def dial(server: Server, key: str, pins: Mapping[str, str], pin: Pin) -> Host:
+async def dial(server: Server, key: str, pins: Mapping[str, str], pin: Pin, is_enough: bool = False) -> Host:
     """A connection with the Gridfile's key (OpenSSH text), else the agent's and ~/.ssh's; raises HostUnreachable.
 
-    A host key that is not the pinned one is HostKeyChanged; the first one seen is pinned.
+    A host key that is not the pinned one is HostKeyChanged; the first one seen is pinned. is_enough: no other key.
     """
     import asyncssh
 
     trust = _Trust(server, pins.get(server.place), pin)
     attempts: list[dict[str, Any]] = [{"client_keys": [_key_of(key)], "agent_path": None}] if key.strip() else []
     refused: Exception | None = None
-    for attempt in [*attempts, {}]:
+    for attempt in attempts if is_enough else [*attempts, {}]:
         try:
             connection = await _connect(server, trust, attempt)
         except asyncssh.PermissionDenied as exc:
@@ -140,6 +140,8 @@ async def dial(server: Server, key: str, pins: Mapping[str, str], pin: Pin) -> H
         except _errors() as exc:
             raise trust.fault or _unreachable(server, exc) from exc
         return Host(server, connection, await _is_root(server, connection))
+    if is_enough:
+        raise HostUnreachable(f"{server}: it does not accept the key") from refused
     raise HostUnreachable(
         f"{server}: it accepts neither the Gridfile's key nor those of your agent and ~/.ssh",
         hint=f"let your own key in first: {ssh_line(server, 'ssh-copy-id')}",

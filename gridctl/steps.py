@@ -22,8 +22,11 @@ __all__ = [
     "Plan",
     "Step",
     "complaints",
+    "forget_key_plan",
+    "key_plan",
     "provision_plan",
     "removal_plan",
+    "restart_plan",
 ]
 
 CARD: Final = "/etc/gridnode/Card"
@@ -111,6 +114,16 @@ def provision_plan(intent: Intent) -> Plan:
     )
 
 
+def key_plan(public_key: str) -> Plan:
+    """A public key, OpenSSH's line, among those that may log in."""
+    return (_key(public_key),)
+
+
+def forget_key_plan(public_key: str) -> Plan:
+    """It may log in no more."""
+    return (_forget_key(public_key),)
+
+
 def upgrade_plan(intent: Intent) -> Plan:
     """From the image a node runs to another; the one it ran before keeps the name PREVIOUS."""
     return (
@@ -125,6 +138,12 @@ def upgrade_plan(intent: Intent) -> Plan:
 def rollback_plan(intent: Intent) -> Plan:
     """Back to PREVIOUS, which is the image of this intent."""
     return _kept(), _environment(intent), _start(intent)
+
+
+def restart_plan(units: tuple[str, ...]) -> Plan:
+    """The node's units, anew, whatever state they are in; its sandboxes stay, and are adopted."""
+    hint = "is it a node at all? `gridctl provision` makes it one"
+    return (Step("restart", _shell(_START, *units), timeout=120, hint=hint),)
 
 
 def removal_plan(intent: Intent) -> Plan:
@@ -224,8 +243,8 @@ printf '%s\\n' "$1" >>~/.ssh/authorized_keys
 
 def _forget_key(public_key: str) -> Step:
     act = """
-grep -vF -- "$1" ~/.ssh/authorized_keys >~/.ssh/authorized_keys.new; cat ~/.ssh/authorized_keys.new \
->~/.ssh/authorized_keys; rm -f ~/.ssh/authorized_keys.new
+cd ~/.ssh && file=$(readlink -f authorized_keys) && cp -p "$file" "$file.new" || exit 1
+grep -vF -- "$1" "$file" >"$file.new"; test $? -lt 2 && mv "$file.new" "$file"
 """
     check = '! grep -qF -- "$1" ~/.ssh/authorized_keys'
     blob = _blob(public_key)

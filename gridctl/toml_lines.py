@@ -1,10 +1,10 @@
-"""On which line of a TOML text each key stands; the standard parser does not say."""
+"""Where in a TOML text each key and value stands; the standard parser does not say."""
 
 import re
 import tomllib
 from typing import Final
 
-__all__ = ["Path", "key_lines"]
+__all__ = ["Path", "key_lines", "value_spans"]
 
 Path = tuple[str, ...]
 """The keys from the root to a value."""
@@ -32,6 +32,13 @@ def key_lines(text: str) -> dict[Path, int]:
     return _Scan(text).run()
 
 
+def value_spans(text: str) -> dict[Path, tuple[int, int]]:
+    """Where each value of a valid TOML text that is no table and no array begins and ends, quotes included."""
+    scan = _Scan(text)
+    scan.run()
+    return scan.spans
+
+
 class _Scan:
     """One pass, without recursion. within: the tables and arrays around the place, and whether each is an array."""
 
@@ -40,6 +47,7 @@ class _Scan:
         self._at = 0
         self._line, self._counted = 1, 0
         self._found: dict[Path, int] = {}
+        self.spans: dict[Path, tuple[int, int]] = {}
         self._within: list[tuple[Path, bool]] = [((), False)]
 
     def run(self) -> dict[Path, int]:
@@ -57,7 +65,10 @@ class _Scan:
             else:
                 path = self._key(path)
                 self._take(_EQUALS)
+                start = self._at
                 self._value(path)
+                if self._text[start] not in "[{":
+                    self.spans[path] = start, self._at
         return self._found
 
     def _value(self, path: Path) -> None:

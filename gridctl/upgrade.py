@@ -62,15 +62,10 @@ async def _upgrade(
         return packed.stream() if wanted is Feed.IMAGE else no_feed(server, wanted)
 
     fleet = Fleet(dialler(gridfile), feed, report, 1, dry_run)
-    results: list[HostResult] = []
     try:
-        for server in servers:
-            results += await fleet.run([server], plan, joining.serves)
-            if results[-1].error:
-                break
+        return await fleet.roll(servers, plan, joining.serves)
     finally:
         await packed.close()
-    return results
 
 
 def _plan(gridfile: Gridfile, image: str | None, local: LocalImage | None, rollback: bool) -> Plan:

@@ -70,7 +70,7 @@ def test_tasks_read_what_every_node_keeps(grid: Grid, geo: Path, tmp_path: Path,
     assert grid.gridctl("invoke", "reader.run").stdout.strip() == '"works\\n"'
 
     (geo / "deep" / "version").write_text("2")
-    with grid.nodes["node-1"].load("reader.read", jobs=4) as load:
+    with grid.nodes["node-1"].load("reader.read", jobs=4, rate=100) as load:
         until(lambda: load.statuses[200] > 50, PATIENCE, "calls")
         again = said(grid, "files", "push", str(geo), "geo")
         assert 0 < again["sent"] < 20_000

@@ -173,6 +173,27 @@ async def test_a_plan_stops_where_a_step_fails_and_other_hosts_go_on() -> None:
     assert (dry[0].changed, dry[0].error) == (["bad"], None)
 
 
+async def test_one_after_the_other_until_one_fails() -> None:
+    good, bad = Step("good", Command(("cat",))), Step("bad", Command(("fail",)))
+    async with server() as first, server() as second:
+        pins = {first.place: PINNED, second.place: PINNED}
+        fleet = Fleet(lambda one: dial(one, TEXT, pins, no_pin), lambda *_: _never(), Heard(), 1)
+        well = await fleet.roll([first, second], (good,))
+        ill = await fleet.roll([first, second], (bad,))
+    assert [(one.server, one.error, one.reached) for one in well] == [(first, None, True), (second, None, True)]
+    assert [(one.server, type(one.error)) for one in ill] == [(first, StepFailed)]
+
+
+async def test_another_key_does_not_stand_in_for_the_one_that_is_tried(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    KEY.write_private_key(tmp_path / ".ssh" / "id_ed25519")
+    other = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+    async with server() as there:
+        await (await dial(there, other, {there.place: PINNED}, no_pin)).close()
+        with pytest.raises(HostUnreachable, match="does not accept the key"):
+            await dial(there, other, {there.place: PINNED}, no_pin, is_enough=True)
+
+
 async def _never() -> AsyncIterator[bytes]:
     raise AssertionError("nothing is fed")
     yield b""

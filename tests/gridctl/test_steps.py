@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridctl.steps import MAX_SKEW, MIN_DISK, Feed, Intent, Plan, complaints, provision_plan, removal_plan
+from gridctl.steps import (
+    MAX_SKEW,
+    MIN_DISK,
+    Feed,
+    Intent,
+    Plan,
+    complaints,
+    forget_key_plan,
+    key_plan,
+    provision_plan,
+    removal_plan,
+    restart_plan,
+)
 from gridctl.units import environment_text, unit_texts
 
 INTENT = Intent(
@@ -66,9 +78,9 @@ def test_arguments_are_never_part_of_a_script() -> None:
     """Names come from a Gridfile: a quote in one must not end a word of the shell."""
     evil = "x'; touch /tmp/owned; '"
     intent = Intent(evil, INTENT.mark, INTENT.tag, f"ssh-ed25519 {evil}", ((evil, ""),), evil)
-    commands = [
-        command for step in (*provision_plan(intent), *removal_plan(intent)) for command in (step.act, step.check)
-    ]
+    keys = (*key_plan(intent.public_key), *forget_key_plan(intent.public_key))
+    plan = (*provision_plan(intent), *removal_plan(intent), *restart_plan((evil,)), *keys)
+    commands = [command for step in plan for command in (step.act, step.check)]
     assert [command.argv[2] for command in commands if command and evil in command.argv[2]] == []
 
 

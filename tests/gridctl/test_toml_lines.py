@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridctl.toml_lines import Path, key_lines
+from gridctl.toml_lines import Path, key_lines, value_spans
 
 TEXT = (
     r'''# a comment with [tasks.fake] and key = 1
@@ -165,3 +165,14 @@ def test_any_valid_text_is_scanned_and_no_other_one_hangs(text: str) -> None:
     except tomllib.TOMLDecodeError:
         return
     assert set(key_lines(text)) == set(paths(table))
+
+
+def test_a_span_is_what_the_value_is_written_as() -> None:
+    found = {path: TEXT[start:end] for path, (start, end) in value_spans(TEXT).items()}
+    assert found["top",].strip() == "1"
+    assert found["quo.ted", "li#teral", "bare"] == '"a # b"'
+    assert found["defaults", "raw"].startswith("'''")
+    assert tomllib.loads(f"x = {found['defaults', 'text']}")["x"] == tomllib.loads(TEXT)["defaults"]["text"]
+    assert found["tasks", "req", "env", "LAST"] == "0"
+    assert ("defaults", "arr") not in found
+    assert ("tasks",) not in found

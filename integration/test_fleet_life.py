@@ -1,0 +1,193 @@
+"""Servers in later life: another SSH key, the log of a node that is down or hangs, nodes started anew under load."""
+
+import asyncio
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gridctl.client import Grid
+from gridctl.new import load_gridfile
+from gridctl.sample import copy_sample
+from gridnode.errors import GridError
+from integration import engine
+from integration.engine import docker
+from integration.grid import GRIDCTL, until
+from integration.whole_server import WholeServer
+
+IMAGE = f"gridcontrol/gridnode:life-{engine.RUN}"
+
+
+@dataclass
+class Fleet:
+    """Two servers, and an operator who has no SSH key but the Gridfile's."""
+
+    directory: Path
+    servers: dict[str, WholeServer]
+
+    @property
+    def gridfile(self) -> Path:
+        return self.directory / "Gridfile"
+
+    def gridctl(self, *argv: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run gridctl as this operator; AssertionError when it ends with another exit code."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("GRIDCTL_", "SSH_"))}
+        env |= {"HOME": str(self.directory), "GRIDCTL_GRIDFILE": str(self.gridfile)}
+        ended = engine.run(str(GRIDCTL), *argv, env=env, timeout=240)
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        return ended
+
+    def serving(self) -> set[str]:
+        """Names of the nodes that are alive and have a task ready."""
+        rows = json.loads(self.gridctl("ls", "--json").stdout)["nodes"]
+        return {row["name"] for row in rows if row["state"] == "alive" and row["tasks"]}
+
+    def let_in(self, name: str) -> str:
+        """Public keys that may log in."""
+        return self.servers[name].run("cat /root/.ssh/authorized_keys")
+
+
+@pytest.fixture(scope="module")
+def fleet(nothing_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    home = tmp_path_factory.mktemp("operator")
+    network = f"gridcontrol-test-{engine.RUN}-life"
+    docker("network", "create", "--label", f"{engine.TEST}={engine.RUN}", network)
+    docker("tag", engine.image(), IMAGE)
+    env = {**os.environ, "HOME": str(home)}
+    try:
+        with ThreadPoolExecutor() as threads:
+            booting = {name: threads.submit(WholeServer.start, name, network) for name in ("one", "two")}
+        fleet = Fleet(home, {name: job.result() for name, job in booting.items()})
+        logins = [f"root@{server.address}" for server in fleet.servers.values()]
+        made = ["new", "--name", "life", *(part for login in logins for part in ("--server", login))]
+        subprocess.run([GRIDCTL, *made], cwd=home, env=env, check=True, timeout=60, capture_output=True)
+        for server in fleet.servers.values():
+            server.run("cat >>/root/.ssh/authorized_keys", stdin=f"{load_gridfile(fleet.gridfile).ssh_public_key}\n")
+        fleet.gridctl("provision", "--image", IMAGE)
+        copy_sample("hello", home / "hello")
+        fleet.gridctl("deploy", str(home / "hello"), "-y")
+        yield fleet
+    finally:
+        engine.remove_containers(engine.containers(f"{engine.TEST}={engine.RUN}", f"{engine.NAME}=server"))
+        docker("network", "rm", network)
+        docker("image", "rm", IMAGE, check=False)
+
+
+def test_another_ssh_key_also_for_a_server_that_was_away(fleet: Fleet) -> None:
+    old = load_gridfile(fleet.gridfile)
+    away = fleet.servers["two"]
+    away.run("systemctl stop ssh.socket ssh 2>/dev/null || systemctl stop ssh")
+    ended = fleet.gridctl("keygen", code=3)
+    new = load_gridfile(fleet.gridfile)
+    assert f"unfinished: root@{away.address}" in ended.stderr
+    assert new.ssh_key not in ("", old.ssh_key)
+    assert old.ssh_public_key not in fleet.let_in("one")
+    assert old.ssh_public_key in fleet.let_in("two")
+    away.run("systemctl start ssh")
+    fleet.gridctl("keygen")
+    for name in fleet.servers:
+        assert new.ssh_public_key in fleet.let_in(name)
+        assert old.ssh_public_key not in fleet.let_in(name)
+    assert load_gridfile(fleet.gridfile).ssh_key == new.ssh_key
+    assert (fleet.gridfile.stat().st_mode & 0o777, fleet.gridfile.with_name("Gridfile.keys").exists()) == (0o600, False)
+    assert fleet.gridctl("multissh", "hostname").returncode == 0
+    secret = max(new.ssh_key.splitlines(), key=len)
+    said = fleet.servers["one"].run("journalctl --no-pager; ps axww")
+    assert (secret in said, "sshd" in said) == (False, True)
+
+
+def test_the_log_of_a_node_that_is_down_comes_by_ssh(fleet: Fleet) -> None:
+    server = fleet.servers["two"]
+    server.run("systemctl stop gridnode")
+    try:
+        ended = fleet.gridctl("logs", "--node", "two", "--system", "-n", "50", code=3)
+        assert ended.stderr.count(f"by SSH to root@{server.address}") == 1
+        assert "two gridnode | link listening" in ended.stdout
+        rows = [
+            json.loads(line) for line in fleet.gridctl("logs", "--node", "two", "--json", code=3).stdout.splitlines()
+        ]
+        assert {(row["node"]["name"], row["task"]) for row in rows} == {("two", None)}
+        assert any("Stopped gridnode" in row["text"] for row in rows), "systemd's own words are there, too"
+        assert rows == sorted(rows, key=lambda row: row["time"])
+        server.run(
+            "journalctl --rotate -q; rm -rf /var/log/journal/* /run/log/journal/*; systemctl restart systemd-journald"
+        )
+        kept = fleet.gridctl("logs", "--node", "two", "--grep", "link listening", code=3).stdout
+        assert "two gridnode | link listening" in kept, "of its file"
+    finally:
+        server.run("systemctl start gridnode")
+    until(lambda: fleet.serving() == set(fleet.servers), 60, "both serve again")
+
+
+def test_nobody_else_is_there_to_ask(fleet: Fleet) -> None:
+    """The log of one server where no node answers at all; and of a name that is none of theirs, clear words."""
+    for server in fleet.servers.values():
+        server.run("systemctl stop gridnode")
+    try:
+        one = fleet.servers["one"].address
+        assert "link listening" in fleet.gridctl("logs", "--node", one, "-n", "100", code=3).stdout
+        ended = fleet.gridctl("logs", "--node", "three", code=4)
+        assert "cannot be told" in ended.stderr
+        assert fleet.gridctl("logs", "--node", one, "--via", "direct", code=4).stdout == ""
+    finally:
+        for server in fleet.servers.values():
+            server.run("systemctl start gridnode")
+    until(lambda: fleet.serving() == set(fleet.servers), 60, "both serve again")
+
+
+async def call_on(fleet: Fleet, over: threading.Event) -> tuple[int, list[GridError]]:
+    """Calls, one after the other, until it is over: how many came back, and what became of the others."""
+    good, bad = 0, []
+    async with Grid.connect(fleet.gridfile) as grid:
+        while not over.is_set():
+            try:
+                await grid.invoke("echo", good, timeout=20)
+                good += 1
+            except GridError as exc:
+                bad.append(exc)
+    return good, bad
+
+
+def sandboxes(fleet: Fleet) -> dict[str, str]:
+    command = "docker ps -q --no-trunc --filter label=gridcontrol.node | sort"
+    return {name: server.run(command) for name, server in fleet.servers.items()}
+
+
+def started(fleet: Fleet) -> dict[str, str]:
+    return {
+        name: server.run("docker inspect -f '{{.State.StartedAt}}' gridnode") for name, server in fleet.servers.items()
+    }
+
+
+def test_nodes_are_started_anew_one_after_the_other_and_no_call_fails(fleet: Fleet) -> None:
+    boxes, before, over = sandboxes(fleet), started(fleet), threading.Event()
+    with ThreadPoolExecutor() as threads:
+        calls = threads.submit(asyncio.run, call_on(fleet, over))
+        try:
+            argv = ("restart", "--node", "one", "--node", fleet.servers["two"].address, "--json")
+            rows = json.loads(fleet.gridctl(*argv).stdout)["hosts"]
+        finally:
+            over.set()
+        good, bad = calls.result()
+    print(f"{good} calls while two nodes were started anew in {sum(row['seconds'] for row in rows):.1f} s")
+    assert [(row["ok"], row["changed"]) for row in rows] == [(True, ["restart"])] * 2
+    assert (bad, good > 10) == ([], True)
+    assert sandboxes(fleet) == boxes
+    assert all(now != before[name] for name, now in started(fleet).items())
+
+
+def test_a_node_that_hangs_is_told_of_and_started_anew(fleet: Fleet) -> None:
+    server = fleet.servers["two"]
+    server.run("docker pause gridnode")
+    ended = fleet.gridctl("logs", "--node", "two", code=3)
+    assert f"by SSH to root@{server.address}" in ended.stderr
+    assert "two gridnode |" in ended.stdout
+    fleet.gridctl("restart", "--node", "two")
+    assert fleet.serving() == set(fleet.servers)
+    assert "no node is called three" in fleet.gridctl("restart", "--node", "three", code=5).stderr
