@@ -76,7 +76,7 @@ class _Keys:
         old = KeyPair(self.gridfile.ssh_key, self.gridfile.ssh_public_key)
         change = Change(old, KeyPair(*new_key_pair(self.gridfile.grid_name)))
         with_key(self.path.read_text(), change.new, self.gridfile.path)
-        _write(self.kept, msgspec.json.encode(change).decode())
+        _write(self.kept, msgspec.json.encode(change).decode(), replacing=False)
         return change
 
     def _taken_up(self) -> Change | None:
@@ -113,9 +113,10 @@ class _Exchange:
         if not taken or any(result.reached and result.error for result in results):
             return results
         self._keys.write()
-        if change.old.public:
+        plan = forget_key_plan(change.old.public)
+        if plan:
             fleet = Fleet(self._enter, no_feed, self._report, self._jobs)
-            ends = await fleet.run([result.server for result in taken], forget_key_plan(change.old.public))
+            ends = await fleet.run([result.server for result in taken], plan)
             for result, end in zip(taken, ends, strict=True):
                 result.error = end.error
                 result.seconds += end.seconds
@@ -152,14 +153,14 @@ def _say(keys: _Keys, results: Sequence[HostResult]) -> None:
         progress.line(f"{name} has its old key: run `gridctl keygen` again, it goes on with the same new one", "yellow")
         return
     progress.line(f"{name} has the new key", "green")
-    if not keys.change.old.public:
+    if not forget_key_plan(keys.change.old.public):
         progress.line("the Gridfile did not say the old one's public key: take it out of authorized_keys yourself")
     if any(result.error for result in results):
         progress.line(f"the old one is kept in {keys.kept}: run `gridctl keygen` again for the others", "yellow")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, replacing: bool = True) -> None:
     try:
-        write_private(path, text, replacing=True)
+        write_private(path, text, replacing)
     except OSError as exc:
         raise UsageError(f"{path} cannot be written: {exc.strerror}", hint="keys are kept there") from exc

@@ -78,9 +78,10 @@ async def _lines(host: Host, query: LogQuery) -> list[LogLine]:
     script = 'cd "${1%/*}" && cat "$1.1" "$1" 2>/dev/null | tail -n "$2"'
     tail = await host.run(Command(("sh", "-c", script, "gridctl", FILE, str(query.lines))), _TIMEOUT)
     lines = _taken(tail.output, _of_file, query)
-    if not lines and ended.code and tail.code:
+    if not lines and tail.code:
+        why = (ended.errors or tail.errors).strip().rpartition("\n")[2][-200:]
         raise HostError(
-            f"{host.server}: no log of a gridnode there: {ended.errors.strip()[-200:] or f'exit code {ended.code}'}",
+            f"{host.server}: no log of a gridnode there: {why or f'exit code {tail.code}'}",
             hint="was it provisioned? `gridctl provision` makes it a node",
         )
     return lines

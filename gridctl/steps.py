@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gridnode.servers import parse_host_key
+
 __all__ = [
     "PREVIOUS",
     "rollback_plan",
@@ -120,8 +122,8 @@ def key_plan(public_key: str) -> Plan:
 
 
 def forget_key_plan(public_key: str) -> Plan:
-    """It may log in no more."""
-    return (_forget_key(public_key),)
+    """It may log in no more; nothing for a text that is no key: it might be part of others."""
+    return (_forget_key(public_key),) if parse_host_key(_blob(public_key)) else ()
 
 
 def upgrade_plan(intent: Intent) -> Plan:
@@ -171,7 +173,7 @@ def removal_plan(intent: Intent) -> Plan:
             _shell('rm -rf "$@" && systemctl daemon-reload', *units, *_DIRECTORIES),
             _shell('for path; do ! test -e "$path" || exit 1; done', *units, *_DIRECTORIES),
         ),
-        *((_forget_key(intent.public_key),) if intent.public_key else ()),
+        *forget_key_plan(intent.public_key),
     )
 
 

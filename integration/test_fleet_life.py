@@ -37,16 +37,20 @@ class Fleet:
 
     def gridctl(self, *argv: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run gridctl as this operator; AssertionError when it ends with another exit code."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("GRIDCTL_", "SSH_"))}
-        env |= {"HOME": str(self.directory), "GRIDCTL_GRIDFILE": str(self.gridfile)}
-        ended = engine.run(str(GRIDCTL), *argv, env=env, timeout=240)
+        ended = self._gridctl(*argv)
         assert ended.returncode == code, ended.stdout + ended.stderr
         return ended
 
     def serving(self) -> set[str]:
-        """Names of the nodes that are alive and have a task ready."""
-        rows = json.loads(self.gridctl("ls", "--json").stdout)["nodes"]
+        """Names of the nodes that are alive and have a task ready; none while no node answers."""
+        ended = self._gridctl("ls", "--json")
+        rows = json.loads(ended.stdout)["nodes"] if ended.returncode == 0 else []
         return {row["name"] for row in rows if row["state"] == "alive" and row["tasks"]}
+
+    def _gridctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("GRIDCTL_", "SSH_"))}
+        env |= {"HOME": str(self.directory), "GRIDCTL_GRIDFILE": str(self.gridfile)}
+        return engine.run(str(GRIDCTL), *argv, env=env, timeout=240)
 
     def let_in(self, name: str) -> str:
         """Public keys that may log in."""
@@ -103,42 +107,39 @@ def test_another_ssh_key_also_for_a_server_that_was_away(fleet: Fleet) -> None:
 
 
 def test_the_log_of_a_node_that_is_down_comes_by_ssh(fleet: Fleet) -> None:
-    server = fleet.servers["two"]
-    server.run("systemctl stop gridnode")
+    one, two = fleet.servers["one"], fleet.servers["two"]
+    two.run("systemctl stop gridnode")
     try:
-        ended = fleet.gridctl("logs", "--node", "two", "--system", "-n", "50", code=3)
-        assert ended.stderr.count(f"by SSH to root@{server.address}") == 1
-        assert "two gridnode | link listening" in ended.stdout
-        rows = [
-            json.loads(line) for line in fleet.gridctl("logs", "--node", "two", "--json", code=3).stdout.splitlines()
-        ]
-        assert {(row["node"]["name"], row["task"]) for row in rows} == {("two", None)}
-        assert any("Stopped gridnode" in row["text"] for row in rows), "systemd's own words are there, too"
-        assert rows == sorted(rows, key=lambda row: row["time"])
-        server.run(
-            "journalctl --rotate -q; rm -rf /var/log/journal/* /run/log/journal/*; systemctl restart systemd-journald"
-        )
-        kept = fleet.gridctl("logs", "--node", "two", "--grep", "link listening", code=3).stdout
-        assert "two gridnode | link listening" in kept, "of its file"
+        journal_and_file(fleet, two)
+        one.run("systemctl stop gridnode")
+        nobody_answers(fleet, one)
     finally:
-        server.run("systemctl start gridnode")
-    until(lambda: fleet.serving() == set(fleet.servers), 60, "both serve again")
-
-
-def test_nobody_else_is_there_to_ask(fleet: Fleet) -> None:
-    """The log of one server where no node answers at all; and of a name that is none of theirs, clear words."""
-    for server in fleet.servers.values():
-        server.run("systemctl stop gridnode")
-    try:
-        one = fleet.servers["one"].address
-        assert "link listening" in fleet.gridctl("logs", "--node", one, "-n", "100", code=3).stdout
-        ended = fleet.gridctl("logs", "--node", "three", code=4)
-        assert "cannot be told" in ended.stderr
-        assert fleet.gridctl("logs", "--node", one, "--via", "direct", code=4).stdout == ""
-    finally:
-        for server in fleet.servers.values():
+        for server in (one, two):
             server.run("systemctl start gridnode")
     until(lambda: fleet.serving() == set(fleet.servers), 60, "both serve again")
+
+
+def journal_and_file(fleet: Fleet, two: WholeServer) -> None:
+    """Of the node that is down, while another can be asked."""
+    ended = fleet.gridctl("logs", "--node", "two", "--system", "-n", "50", code=3)
+    print(ended.stderr + "\n".join(ended.stdout.splitlines()[-4:]))
+    assert ended.stderr.count(f"by SSH to root@{two.address}") == 1
+    assert "two gridnode | link listening" in ended.stdout
+    rows = [json.loads(line) for line in fleet.gridctl("logs", "--node", "two", "--json", code=3).stdout.splitlines()]
+    assert {(row["node"]["name"], row["task"]) for row in rows} == {("two", None)}
+    assert any("Stopped gridnode" in row["text"] for row in rows), "systemd's own words are there, too"
+    assert rows == sorted(rows, key=lambda row: row["time"])
+    journals = "/var/log/journal/* /run/log/journal/*"
+    two.run(f"journalctl --rotate -q; rm -rf {journals}; systemctl restart systemd-journald")
+    kept = fleet.gridctl("logs", "--node", "two", "--grep", "link listening", code=3).stdout
+    assert "two gridnode | link listening" in kept, "of its file"
+
+
+def nobody_answers(fleet: Fleet, one: WholeServer) -> None:
+    """The log of one server all the same; and clear words for a name that is none of theirs."""
+    assert "link listening" in fleet.gridctl("logs", "--node", one.address, "-n", "100", code=3).stdout
+    assert "cannot be told" in fleet.gridctl("logs", "--node", "three", code=4).stderr
+    assert fleet.gridctl("logs", "--node", one.address, "--via", "direct", code=4).stdout == ""
 
 
 async def call_on(fleet: Fleet, over: threading.Event) -> tuple[int, list[GridError]]:

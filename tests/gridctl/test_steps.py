@@ -21,11 +21,12 @@ from gridctl.steps import (
 )
 from gridctl.units import environment_text, unit_texts
 
+KEY = "ssh-ed25519 " + "A" * 68
 INTENT = Intent(
     image="gridcontrol/gridnode:1.2.3",
     mark="ab" * 32,
     tag="0123456789abcdef",
-    public_key="ssh-ed25519 AAAAC3Nz somebody",
+    public_key=f"{KEY} somebody",
     units=(("gridnode.service", "[Unit]\n"), ("gridnode.path", "[Path]\n")),
     environment="GRIDNODE_IMAGE=x\n",
     architecture="amd64",
@@ -45,7 +46,7 @@ def described(plan: Plan) -> list[tuple[str, bool, bool, object, tuple[str, ...]
 def test_from_a_bare_server_to_a_node() -> None:
     units = "/etc/systemd/system"
     assert described(provision_plan(INTENT)) == [
-        ("key", False, True, b"", ("ssh-ed25519 AAAAC3Nz somebody",)),
+        ("key", False, True, b"", (f"{KEY} somebody",)),
         ("system", True, False, b"", ()),
         ("engine", True, True, b"", ()),
         ("image", True, True, Feed.IMAGE, ("gridcontrol/gridnode:1.2.3",)),
@@ -60,6 +61,12 @@ def test_from_a_bare_server_to_a_node() -> None:
 def test_back_to_a_server_without_a_node() -> None:
     assert [step.name for step in removal_plan(INTENT)] == ["stop", "sandboxes", "image", "files", "key"]
     assert all(step.check for step in removal_plan(INTENT))
+
+
+@pytest.mark.parametrize("key", ["", "ssh-ed25519", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "A", f"x' {KEY}"])
+def test_what_is_no_key_is_not_taken_out_of_others(key: str) -> None:
+    assert forget_key_plan(key) == ()
+    assert [step.act.argv[4:] for step in forget_key_plan(f"{KEY} mine")] == [(KEY,)]
 
 
 def test_an_image_of_a_registry_is_pulled_and_nothing_is_sent() -> None:
