@@ -162,12 +162,12 @@ def test_a_queue_that_is_full_refuses_at_once(served: Grid) -> None:
         answer = await asyncio.to_thread(node.http, "POST", "/v1/invoke/loop?node=node-1", b"1")
         assert (answer.status, answer.json["error"]["code"]) == (429, "no_capacity"), answer.body
         assert int(answer.headers["Retry-After"]) >= 1
+        assert sum(call.done() for call in calls) == 43
         outcomes = await asyncio.gather(*calls)
         return [type(outcome.error) for outcome in outcomes]
 
     ends = Counter(through(node, fill, served))
-    assert ends[NoCapacity] == 43
-    assert ends[CallTimeout] > 200, "but those that got inside at the last moment, and gave up by themselves"
+    assert ends[NoCapacity] + ends[CallTimeout] > 290, "but those that got inside, and gave up by themselves"
     assert set(ends) <= {NoCapacity, CallTimeout, type(None)}
 
 
