@@ -51,7 +51,7 @@ class Engine:
         if isinstance(exc, ImageNotFound):
             return SandboxError(
                 f"the sandbox image is not on this server: {exc.explanation}",
-                hint="`gridctl image push` ships it to every node; `docker load` does here",
+                hint="`gridctl image push` ships it to every node; scripts/image --node makes that of JavaScript tasks",
             )
         if isinstance(exc, APIError):
             return SandboxError(f"the container engine refused: {exc.explanation or exc}")
