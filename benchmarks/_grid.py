@@ -27,7 +27,7 @@ def open_grid(size: int, name: str = "bench") -> Iterator[Grid]:
     engine.remove_leftovers()
     grid = Grid(size, name)
     try:
-        until(grid.is_full_mesh, PATIENCE, "every node sees every other")
+        until(grid.is_full_mesh, max(PATIENCE, 4.0 * size), "every node sees every other")
         yield grid
     finally:
         grid.close()

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,29 @@ def test_a_node_that_stood_still_for_half_a_minute_is_taken_back(four: Grid) -> 
     until(four.is_full_mesh, PATIENCE, "a full mesh")
     called = others[0].http("POST", "/v1/invoke/echo?node=node-2", b"1")
     assert (called.status, called.json) == (200, 1)
+
+
+@contextmanager
+def lossy(node: Node, percent: int) -> Iterator[None]:
+    """Of what comes to the node so much is lost, at random, while the block runs."""
+    chain = "add chain inet lossy input { type filter hook input priority 0; }"
+    rule = f"add rule inet lossy input iifname != lo numgen random mod 100 < {percent} drop"
+    rules(node.container, "add table inet lossy", chain, rule)
+    try:
+        yield
+    finally:
+        rules(node.container, "delete table inet lossy")
+
+
+def test_a_fifth_of_all_packets_lost_slows_calls_and_fails_few(four: Grid) -> None:
+    with ExitStack() as stack:
+        for node in four.nodes.values():
+            stack.enter_context(lossy(node, 20))
+        with four.nodes["node-1"].load("echo?timeout=30", jobs=8) as load:
+            until(lambda: load.statuses.total() >= 200, 2 * PATIENCE, "calls get through")
+        print(f"{load.statuses} on {load.nodes}, slowest {load.slowest:.1f} s, errors {load.errors}")
+        assert load.statuses[200] >= 0.95 * load.statuses.total()
+    until(four.is_full_mesh, PATIENCE, "a full mesh")
 
 
 def test_a_node_with_a_cloned_disk_is_refused_with_advice(four: Grid) -> None:
