@@ -12,7 +12,7 @@ import click
 from gridctl.author import author
 from gridctl.client import Grid
 from gridctl.image_arrival import ImageArrival, Node, ask_all, follow_image
-from gridctl.image_push import error_text, state_text, verdict
+from gridctl.image_push import error_text, node_rows, state_text, verdict
 from gridctl.options import (
     Settings,
     confirm,
@@ -195,21 +195,15 @@ async def _listing(gridfile: Gridfile) -> tuple[dict[str, FileSet], list[Node]]:
 def _rows(name: str, files: FileSet, nodes: list[Node], now: float) -> Iterator[tuple[str, ...]]:
     """One line for every node."""
     pushed = f"{span(now - files.created)} ago"
-    about: tuple[str, ...] = (name, files.root[:8], size(files.size), str(files.count), pushed, files.by)
-    for node in nodes:
-        yield (*about, node.name, node.error or state_text(_of(node, name)))
-        about = ("",) * len(about)
-
-
-def _of(node: Node, name: str) -> ImageStatus | None:
-    return next((status for status in node.images if status.name == name), None)
+    about = (name, files.root[:8], size(files.size), str(files.count), pushed, files.by)
+    return node_rows(name, about, nodes)
 
 
 def _fields(name: str, files: FileSet, nodes: list[Node]) -> dict[str, Any]:
     """size, have, total: bytes; created: unix seconds."""
     rows = []
     for node in nodes:
-        status = _of(node, name)
+        status = node.status(name)
         state = {"state": status.state.value, "have": status.have, "total": status.total} if status else {"state": None}
         rows.append({"id": node.id, "name": node.name, **state, "error": node.error or error_text(status)})
     about = {"root": files.root, "size": files.size, "count": files.count, "created": files.created, "by": files.by}

@@ -12,7 +12,7 @@ import click
 from gridctl.client import Grid
 from gridctl.engine_image import save
 from gridctl.image_arrival import Node, ask_all
-from gridctl.image_push import as_fields, error_text, push, report, state_text, verdict
+from gridctl.image_push import as_fields, error_text, node_rows, push, report, verdict
 from gridctl.options import (
     Settings,
     confirm,
@@ -28,7 +28,7 @@ from gridctl.saved_image import MAX_SIZE, SavedImage, open_saved, scratch
 from gridnode.errors import UsageError
 from gridnode.gridfile import Gridfile
 from gridnode.image_document import canonical
-from gridnode.model import Image, ImageStatus
+from gridnode.model import Image
 
 __all__ = ["image_command"]
 
@@ -169,20 +169,14 @@ def _rows(name: str, image: Image | None, nodes: list[Node], now: float) -> Iter
     about: tuple[str, ...] = (name, "-", "-", "-", "-")
     if image:
         about = (name, image.id[:12], size(image.size), f"{span(now - image.created)} ago", image.by)
-    for node in nodes:
-        yield (*about, node.name, node.error or state_text(_of(node, name)))
-        about = ("", "", "", "", "")
-
-
-def _of(node: Node, name: str) -> ImageStatus | None:
-    return next((status for status in node.images if status.name == name), None)
+    return node_rows(name, about, nodes)
 
 
 def _image_fields(name: str, image: Image | None, nodes: list[Node]) -> dict[str, Any]:
     """size, have, total: bytes; created: unix seconds."""
     rows = []
     for node in nodes:
-        status = _of(node, name)
+        status = node.status(name)
         rows.append(
             {
                 "id": node.id,

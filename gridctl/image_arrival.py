@@ -30,6 +30,10 @@ class Node:
     images: tuple[ImageStatus, ...] = ()
     error: str = ""
 
+    def status(self, name: str) -> ImageStatus | None:
+        """How far it is with the one of this name."""
+        return next((status for status in self.images if status.name == name), None)
+
 
 @dataclass(slots=True)
 class ImageArrival:

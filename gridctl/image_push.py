@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from gridctl.author import author
 from gridctl.client import Grid
 from gridctl.failure import OK, PARTIAL, exit_code
-from gridctl.image_arrival import ImageArrival, follow_image
+from gridctl.image_arrival import ImageArrival, Node, follow_image
 from gridctl.render import Progress, percent, size
 from gridctl.saved_image import SavedImage
 from gridctl.upload import Sent, upload
@@ -16,7 +17,7 @@ from gridnode.errors import CallTimeout
 from gridnode.gridfile import Gridfile
 from gridnode.model import Image, ImageState, ImageStatus, NodeId
 
-__all__ = ["Push", "as_fields", "error_text", "push", "report", "state_text", "verdict"]
+__all__ = ["Push", "as_fields", "error_text", "node_rows", "push", "report", "state_text", "verdict"]
 
 
 @dataclass(slots=True)
@@ -32,8 +33,8 @@ class Push:
 
 
 async def push(gridfile: Gridfile, name: str, saved: SavedImage, timeout: float, progress: Progress) -> Push:
-    started = time.monotonic()
     """Send what the grid lacks of the image, name it in the ledger, and watch it arrive; `timeout` seconds in all."""
+    started = time.monotonic()
     async with Grid.connect(gridfile) as grid:
         held, sequence = (await grid.images()).get(name, (None, 0))
         image = Image(saved.id, saved.manifest, saved.tree.root, saved.size, int(time.time()), author())
@@ -95,6 +96,13 @@ def as_fields(done: Push) -> dict[str, Any]:
 def _node_fields(node: NodeId, name: str, status: ImageStatus | None) -> dict[str, Any]:
     state = status.state if status else ImageState.WAITING
     return {"id": node, "name": name, "state": state.value, "error": error_text(status)}
+
+
+def node_rows(name: str, about: tuple[str, ...], nodes: Iterable[Node]) -> Iterator[tuple[str, ...]]:
+    """One line for every node, with how far it is; `about` stands in the first alone."""
+    for node in nodes:
+        yield (*about, node.name, node.error or state_text(node.status(name)))
+        about = ("",) * len(about)
 
 
 def state_text(status: ImageStatus | None) -> str:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gridctl.client import Grid
 from gridctl.new import load_gridfile
 from gridctl.sample import copy_sample
-from gridnode.errors import GridError
 from integration import engine
+from integration.calling import call_on
 from integration.engine import docker
 from integration.grid import GRIDCTL, until
 from integration.whole_server import WholeServer
@@ -142,19 +141,6 @@ def nobody_answers(fleet: Fleet, one: WholeServer) -> None:
     assert fleet.gridctl("logs", "--node", one.address, "--via", "direct", code=4).stdout == ""
 
 
-async def call_on(fleet: Fleet, over: threading.Event) -> tuple[int, list[GridError]]:
-    """Calls, one after the other, until it is over: how many came back, and what became of the others."""
-    good, bad = 0, []
-    async with Grid.connect(fleet.gridfile) as grid:
-        while not over.is_set():
-            try:
-                await grid.invoke("echo", good, timeout=20)
-                good += 1
-            except GridError as exc:
-                bad.append(exc)
-    return good, bad
-
-
 def sandboxes(fleet: Fleet) -> dict[str, str]:
     command = "docker ps -q --no-trunc --filter label=gridcontrol.node | sort"
     return {name: server.run(command) for name, server in fleet.servers.items()}
@@ -169,7 +155,7 @@ def started(fleet: Fleet) -> dict[str, str]:
 def test_nodes_are_started_anew_one_after_the_other_and_no_call_fails(fleet: Fleet) -> None:
     boxes, before, over = sandboxes(fleet), started(fleet), threading.Event()
     with ThreadPoolExecutor() as threads:
-        calls = threads.submit(asyncio.run, call_on(fleet, over))
+        calls = threads.submit(asyncio.run, call_on(fleet.gridfile, over))
         try:
             argv = ("restart", "--node", "one", "--node", fleet.servers["two"].address, "--json")
             rows = json.loads(fleet.gridctl(*argv).stdout)["hosts"]

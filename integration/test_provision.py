@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from gridctl.client import Grid
 from gridctl.sample import copy_sample
-from gridnode.errors import GridError
 from integration import engine
+from integration.calling import call_on
 from integration.engine import docker
 from integration.grid import GRIDCTL, until
 from integration.whole_server import WholeServer
@@ -226,19 +225,6 @@ def running(fleet: Fleet) -> set[str]:
     return {server.run(label).strip() for server in fleet.servers.values()}
 
 
-async def call_on(fleet: Fleet, over: threading.Event) -> tuple[int, list[GridError]]:
-    """Calls, one after the other, until it is over: how many came back, and what became of the others."""
-    good, bad = 0, []
-    async with Grid.connect(fleet.gridfile) as grid:
-        while not over.is_set():
-            try:
-                await grid.invoke("echo", good, timeout=20)
-                good += 1
-            except GridError as exc:
-                bad.append(exc)
-    return good, bad
-
-
 def test_an_upgrade_goes_from_server_to_server_and_fails_no_call(fleet: Fleet) -> None:
     name, over, before = upgraded_image(), threading.Event(), running(fleet)
     sandboxes = {
@@ -247,7 +233,7 @@ def test_an_upgrade_goes_from_server_to_server_and_fails_no_call(fleet: Fleet) -
     }
     try:
         with ThreadPoolExecutor() as threads:
-            calls = threads.submit(asyncio.run, call_on(fleet, over))
+            calls = threads.submit(asyncio.run, call_on(fleet.gridfile, over))
             try:
                 started = time.monotonic()
                 rows = json.loads(fleet.gridctl("upgrade", "--to", name, "--json").stdout)["hosts"]
